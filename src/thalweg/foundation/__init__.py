@@ -1,0 +1,49 @@
+"""What every room stands on: errors, the parameter space, memory, operators, control of long work."""
+
+from thalweg.foundation.control import Progress, RunControl, parse_duration, progress_bar
+from thalweg.foundation.errors import (
+    InvalidInputError,
+    MemoryLimitError,
+    NotApplicableError,
+    StochasticModelError,
+    ThalwegError,
+    ThalwegWarning,
+    UnsupportedModelError,
+    format_bytes,
+)
+from thalweg.foundation.memory import (
+    Cost,
+    Passes,
+    available_memory,
+    current_limit,
+    memory_limit,
+    plan_passes,
+    require_memory,
+)
+from thalweg.foundation.operators import LinearOperator
+from thalweg.foundation.space import Block, ParameterSpace
+
+__all__ = [
+    "Block",
+    "Cost",
+    "InvalidInputError",
+    "LinearOperator",
+    "MemoryLimitError",
+    "NotApplicableError",
+    "ParameterSpace",
+    "Passes",
+    "Progress",
+    "RunControl",
+    "StochasticModelError",
+    "ThalwegError",
+    "ThalwegWarning",
+    "UnsupportedModelError",
+    "available_memory",
+    "current_limit",
+    "format_bytes",
+    "memory_limit",
+    "parse_duration",
+    "plan_passes",
+    "progress_bar",
+    "require_memory",
+]

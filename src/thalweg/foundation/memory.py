@@ -1,0 +1,146 @@
+"""How much memory may be used, and how work is cut to fit.
+
+Every room asks here before it allocates anything whose size grows with the number of parameters, samples,
+seeds or columns. There is one limit (`memory_limit`) for what may be held at once, and one smaller target for the
+working set of a single pass, because larger passes than that gain no speed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from thalweg.foundation.errors import InvalidInputError, MemoryLimitError
+
+__all__ = ["Cost", "Passes", "available_memory", "current_limit", "memory_limit", "plan_passes", "require_memory"]
+
+WORKING_SET = 384 * 2**20
+"""Bytes aimed at for one pass; beyond a few hundred MiB a larger pass is not faster."""
+
+_LIMIT: ContextVar[int | None] = ContextVar("thalweg_memory_limit", default=None)
+
+
+def available_memory() -> int:
+    """Bytes that this process may still take: the machine's free memory or its control group's, the smaller."""
+    free = int(psutil.virtual_memory().available)
+    try:
+        ceiling = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
+        if ceiling != "max":
+            free = min(free, max(0, int(ceiling) - used))
+    except (OSError, ValueError):
+        pass  # no control group of version 2 here: the machine's own figure stands
+    return free
+
+
+def current_limit() -> int:
+    """Bytes one request may hold.
+
+    `memory_limit` decides, else the environment variable ``THALWEG_MEMORY``, else a quarter of what is free, at most
+    4 GiB.
+    """
+    chosen = _LIMIT.get()
+    if chosen is not None:
+        return chosen
+    if "THALWEG_MEMORY" in os.environ:
+        return parse_bytes(os.environ["THALWEG_MEMORY"])
+    return min(4 * 2**30, available_memory() // 4)
+
+
+@contextmanager
+def memory_limit(size: int | str) -> Iterator[None]:
+    """Limit the memory that requests inside the ``with`` block may hold.
+
+    Args:
+        size: bytes, or a text such as ``"2GiB"`` or ``"500MB"``.
+
+    >>> with memory_limit("2GiB"):
+    ...     current_limit()
+    2147483648
+    """
+    token = _LIMIT.set(parse_bytes(size))
+    try:
+        yield
+    finally:
+        _LIMIT.reset(token)
+
+
+def parse_bytes(size: int | str) -> int:
+    """Read a byte count.
+
+    >>> parse_bytes("1.5 GiB"), parse_bytes("2MB"), parse_bytes(100)
+    (1610612736, 2000000, 100)
+    """
+    if isinstance(size, int):
+        count = size
+    else:
+        match = re.fullmatch(r"\s*([0-9.]+)\s*([kKMGT]?)(i?)[bB]?\s*", size)
+        if match is None:
+            raise InvalidInputError(f"cannot read {size!r} as a memory size; write for example '2GiB' or '500MB'")
+        power = " KMGT".index(match[2].upper() or " ")
+        count = int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+    if count <= 0:
+        raise InvalidInputError(f"a memory limit must be positive, got {size!r}")
+    return count
+
+
+def require_memory(needed: int, what: str, alternative: str) -> None:
+    """Refuse a request before it allocates.
+
+    Raises:
+        MemoryLimitError: if `needed` exceeds the limit; the message holds both figures and `alternative`.
+    """
+    limit = current_limit()
+    if needed > limit:
+        raise MemoryLimitError(what, needed, limit, alternative)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one evaluation of one parameter vector holds in memory.
+
+    Attributes:
+        samples: number of samples the value sums over; 0 where the value cannot be cut.
+        bytes_per_sample: intermediate bytes a sample takes in a pass forward and back.
+        bytes_fixed: bytes per parameter vector whatever the samples (a few copies of theta).
+    """
+
+    samples: int = 0
+    bytes_per_sample: int = 0
+    bytes_fixed: int = 0
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How a batched evaluation is cut: copies (seeds times columns) at once, samples at once."""
+
+    copies: int
+    samples: int
+
+
+def plan_passes(cost: Cost, copies: int) -> Passes:
+    """Cut `copies` simultaneous evaluations so that one pass stays within the working set.
+
+    All samples are kept together as long as at least a handful of copies then fit; only after that are samples cut too.
+    """
+    room = max(1, min(WORKING_SET, current_limit() // 2))
+    if cost.samples == 0:
+        return Passes(_clip(room // max(1, cost.bytes_fixed), copies), 0)
+    whole = cost.bytes_fixed + cost.samples * cost.bytes_per_sample
+    fit = room // max(1, whole)
+    if fit >= min(copies, 8):
+        return Passes(_clip(fit, copies), cost.samples)
+    together = _clip(room // max(1, cost.bytes_fixed + 64 * cost.bytes_per_sample), min(copies, 16))
+    samples = (room // together - cost.bytes_fixed) // max(1, cost.bytes_per_sample)
+    return Passes(together, _clip(samples, cost.samples))
+
+
+def _clip(count: int, top: int) -> int:
+    return max(1, min(count, top))

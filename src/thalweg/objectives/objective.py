@@ -1,0 +1,373 @@
+"""The one idea: a loss as a function of one flat parameter vector."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thalweg.foundation import (
+    Cost,
+    InvalidInputError,
+    LinearOperator,
+    NotApplicableError,
+    ParameterSpace,
+    current_limit,
+    plan_passes,
+    require_memory,
+)
+from thalweg.objectives import paths
+from thalweg.objectives.capabilities import Capability, require
+from thalweg.objectives.kinks import KinkReport, record_kinks
+from thalweg.objectives.paths import DerivativePath
+
+__all__ = ["Evaluation", "Objective"]
+
+
+class Evaluation(NamedTuple):
+    """What `Objective.evaluate` found; orders that were not asked for are None.
+
+    Attributes:
+        value: ``(*batch)``.
+        gradient: ``(*batch, P)``.
+        hessian: ``(*batch, P, P)``, symmetric.
+    """
+
+    value: Tensor
+    gradient: Tensor | None = None
+    hessian: Tensor | None = None
+
+
+class Objective(ABC):
+    """A loss as a function of one flat parameter vector of P coordinates.
+
+    Every public method takes ``theta`` of shape ``(*batch, P)`` and broadcasts over ``*batch``. A subclass writes
+    `chunk_value`, the pure value of one chunk of its data at one parameter vector; batching, chunking, derivatives and
+    the planning of memory are done here. A subclass overrides `evaluate` or an operator only where a closed form is
+    measurably faster, and a test holds the two against each other.
+
+    A subclass sets `space`, and `dtype`, `device`, `path`, `cost` and `capabilities` where they differ from the
+    defaults.
+
+    >>> class Bowl(Objective):
+    ...     space = ParameterSpace({"x": (2,)})
+    ...     def chunk_value(self, theta, chunk):
+    ...         return (theta**2).sum() / 2
+    ...     def content(self):
+    ...         return ["bowl"]
+    >>> Bowl().evaluate(torch.tensor([[3.0, 4.0], [0.0, 1.0]]), order=1).gradient
+    tensor([[3., 4.],
+            [0., 1.]], dtype=torch.float64)
+    """
+
+    space: ParameterSpace
+    dtype: torch.dtype = torch.float64
+    device: torch.device = torch.device("cpu")
+    path: DerivativePath = DerivativePath()
+    capabilities: frozenset[Capability] = frozenset()
+
+    # -- what a subclass writes ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def chunk_value(self, theta: Float[Tensor, " P"], chunk: Any) -> Float[Tensor, ""]:
+        """The part of the value that one chunk contributes, at one parameter vector; pure, differentiable.
+
+        The value is the sum over all chunks, so every normalisation belongs in here.
+        """
+
+    @abstractmethod
+    def content(self) -> Iterable[object]:
+        """Everything that defines this function (tensors, numbers, texts), for `fingerprint`."""
+
+    def chunks(self, samples: int) -> Iterator[Any]:
+        """Yield the data cut into pieces of at most `samples`; an objective without data has the one piece None."""
+        yield None
+
+    @property
+    def cost(self) -> Cost:
+        """What one evaluation holds in memory, for the planner."""
+        return Cost(bytes_fixed=8 * self.space.size * self._item_bytes)
+
+    def execution_context(self) -> AbstractContextManager[None]:
+        """Entered around every evaluation."""
+        return nullcontext()
+
+    # -- what everyone uses --------------------------------------------------------------------------------------------
+
+    def evaluate(self, theta: Float[Tensor, "*batch P"], order: int = 0) -> Evaluation:
+        """Value, and gradient (order >= 1), and Hessian (order 2).
+
+        Args:
+            theta: ``(*batch, P)``.
+            order: 0, 1 or 2.
+
+        Raises:
+            InvalidInputError: for a wrong shape, type or order.
+            MemoryLimitError: if the Hessians would not fit; `hessian_operator` then serves.
+        """
+        if order not in (0, 1, 2):
+            raise InvalidInputError(
+                f"order must be 0, 1 or 2, got {order!r}; `taylor` gives higher directional derivatives"
+            )
+        rows, batch = self._rows(theta)
+        with self.execution_context():
+            if order == 0:
+                return Evaluation(self._values(rows).reshape(batch))
+            value, gradient = self._gradients(rows)
+            if order == 1:
+                return Evaluation(value.reshape(batch), gradient.reshape(*batch, -1))
+            hessian = self._hessians(rows)
+        size = self.space.size
+        return Evaluation(value.reshape(batch), gradient.reshape(*batch, size), hessian.reshape(*batch, size, size))
+
+    def value(self, theta: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch"]:
+        """The loss, ``(*batch)``."""
+        return self.evaluate(theta, 0).value
+
+    def gradient(self, theta: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch P"]:
+        """The gradient, ``(*batch, P)``."""
+        gradient = self.evaluate(theta, 1).gradient
+        assert gradient is not None
+        return gradient
+
+    def hessian(self, theta: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch P P"]:
+        """The Hessian, ``(*batch, P, P)``.
+
+        Raises:
+            MemoryLimitError: if it would not fit.
+        """
+        hessian = self.evaluate(theta, 2).hessian
+        assert hessian is not None
+        return hessian
+
+    def hessian_product(
+        self, theta: Float[Tensor, "*batch P"], vector: Float[Tensor, "*batch P"]
+    ) -> Float[Tensor, "*batch P"]:
+        """Hessian times vector, for each parameter vector its own, ``(*batch, P)``; nothing of size P x P is formed."""
+        rows, batch = self._rows(theta)
+        vectors = vector.to(self.dtype).expand(*batch, self.space.size).reshape(rows.shape)
+        passes = plan_passes(self.cost, 2 * len(rows))
+        result = torch.zeros_like(rows)
+        step = max(1, passes.copies // 2)  # a product holds about twice what a gradient holds
+        with self.execution_context():
+            for start in range(0, len(rows), step):
+                part = slice(start, start + step)
+                for chunk in self.chunks(passes.samples):
+                    result[part] += paths.hessian_products(self._bound(chunk), rows[part], vectors[part], self.path)
+        return result.reshape(*batch, -1)
+
+    def hessian_operator(self, theta: Float[Tensor, " P"], *, keep: bool | None = None) -> LinearOperator:
+        """The Hessian at one parameter vector, known by its products.
+
+        Args:
+            theta: ``(P,)``.
+            keep: keep the graph of the gradient in memory, which makes a product about half as dear; None keeps it
+                where that works and the predicted memory fits.
+
+        Raises:
+            MemoryLimitError: if ``keep=True`` does not fit.
+        """
+        point = self._single(theta)
+        needed = self.kept_bytes()
+        if keep:
+            require_memory(
+                needed, "a kept graph of the gradient", "Use keep=False: products by chunks, twice the time."
+            )
+        if keep is None:
+            keep = self.path.keep and needed <= current_limit()
+        if keep:
+            return self._kept_operator(point)
+
+        def matmat(columns: Tensor) -> Tensor:
+            result = torch.zeros(columns.shape[1], self.space.size, dtype=self.dtype, device=self.device)
+            self._add_columns(point.unsqueeze(0), columns.T, result.unsqueeze(0))
+            return result.T
+
+        return self._operator(matmat)
+
+    def kept_bytes(self) -> int:
+        """Predicted memory of the kept graph of the gradient over all data."""
+        cost = self.cost
+        return cost.bytes_fixed + 2 * cost.samples * cost.bytes_per_sample
+
+    def gauss_newton(self, theta: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch P P"]:
+        """The Gauss-Newton matrix, ``(*batch, P, P)``, positive semidefinite for a loss convex in the outputs.
+
+        Raises:
+            NotApplicableError: where the objective has none (capability GAUSS_NEWTON).
+        """
+        rows, batch = self._rows(theta)
+        size = self.space.size
+        dense = [self.gauss_newton_operator(row).dense() for row in rows.unbind()]
+        return torch.stack(dense).reshape(*batch, size, size)
+
+    def gauss_newton_operator(self, theta: Float[Tensor, " P"]) -> LinearOperator:
+        """The Gauss-Newton matrix at one parameter vector, known by its products.
+
+        Raises:
+            NotApplicableError: where the objective has none (capability GAUSS_NEWTON).
+        """
+        require(self, Capability.GAUSS_NEWTON, "the Gauss-Newton matrix")
+        raise NotImplementedError(f"{type(self).__name__} declares GAUSS_NEWTON and must define gauss_newton_operator")
+
+    def kinks(self, theta: Float[Tensor, " P"]) -> KinkReport:
+        """The points of non-smoothness that the computation at one ``theta`` passes near, found in what it computes."""
+        point = self._single(theta)
+        with self.execution_context():
+            return record_kinks(self.chunk_value, point, self.chunks(plan_passes(self.cost, 1).samples))
+
+    def kink_margin(self, theta: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch"]:
+        """Smallest distance of any intermediate result to a kink of the operation it enters; infinite without kinks."""
+        rows, batch = self._rows(theta)
+        margins = [self.kinks(row).margin for row in rows.unbind()]
+        return torch.tensor(margins, dtype=self.dtype, device=self.device).reshape(batch)
+
+    def fingerprint(self) -> str:
+        """Hash of everything that defines the function: equal for equal objectives, also in another process."""
+        digest = hashlib.sha256()
+        for part in (
+            type(self).__module__,
+            type(self).__qualname__,
+            repr(self.space),
+            str(self.dtype),
+            *self.content(),
+        ):
+            _feed(digest, part)
+        return digest.hexdigest()
+
+    def __add__(self, other: Objective) -> Objective:
+        from thalweg.objectives.sums import SumObjective  # a sum is made of objectives: the import goes both ways
+
+        return SumObjective([self, other])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(P={self.space.size})"
+
+    # -- how it is done ------------------------------------------------------------------------------------------------
+
+    @property
+    def _item_bytes(self) -> int:
+        return torch.empty((), dtype=self.dtype).element_size()
+
+    def _rows(self, theta: Tensor) -> tuple[Tensor, torch.Size]:
+        """Check theta and view it as ``(b, P)``; the batch shape goes beside it."""
+        if not isinstance(theta, Tensor):
+            raise InvalidInputError(
+                f"theta must be a tensor, got {type(theta).__name__}; `thalweg.as_theta` converts modules and state "
+                f"dicts"
+            )
+        size = self.space.size
+        if theta.dim() == 0 or theta.shape[-1] != size:
+            raise InvalidInputError(f"theta has shape {tuple(theta.shape)}, expected (*batch, {size})")
+        if not theta.is_floating_point():
+            raise InvalidInputError(f"theta must be a floating tensor, got {theta.dtype}")
+        batch = theta.shape[:-1]
+        return theta.detach().to(dtype=self.dtype, device=self.device).reshape(-1, size), batch
+
+    def _single(self, theta: Tensor) -> Tensor:
+        rows, batch = self._rows(theta)
+        if batch != torch.Size([]):
+            raise InvalidInputError(
+                f"one parameter vector ({self.space.size},) is needed here, got {tuple(theta.shape)}"
+            )
+        return rows[0]
+
+    def _bound(self, chunk: Any) -> paths.ScalarFunction:
+        return lambda theta: self.chunk_value(theta, chunk)
+
+    def _values(self, rows: Tensor) -> Tensor:
+        passes = plan_passes(self.cost, max(1, len(rows)))
+        result = torch.zeros(len(rows), dtype=self.dtype, device=self.device)
+        with torch.no_grad():
+            for start in range(0, len(rows), passes.copies):
+                part = slice(start, start + passes.copies)
+                for chunk in self.chunks(passes.samples):
+                    result[part] += paths.values(self._bound(chunk), rows[part], self.path)
+        return result
+
+    def _gradients(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        passes = plan_passes(self.cost, max(1, len(rows)))
+        value = torch.zeros(len(rows), dtype=self.dtype, device=self.device)
+        gradient = torch.zeros_like(rows)
+        for start in range(0, len(rows), passes.copies):
+            part = slice(start, start + passes.copies)
+            for chunk in self.chunks(passes.samples):
+                v, g = paths.gradients(self._bound(chunk), rows[part], self.path)
+                value[part] += v
+                gradient[part] += g
+        return value, gradient
+
+    def _hessians(self, rows: Tensor) -> Tensor:
+        size = self.space.size
+        require_memory(
+            2 * len(rows) * size**2 * self._item_bytes,
+            f"{len(rows)} dense Hessian(s) of {size} x {size}",
+            "Use hessian_operator(theta), or fewer parameter vectors at once.",
+        )
+        identity = torch.eye(size, dtype=self.dtype, device=self.device)
+        hessians = torch.zeros(len(rows), size, size, dtype=self.dtype, device=self.device)
+        self._add_columns(rows, identity, hessians)
+        return (hessians + hessians.mT) / 2
+
+    def _add_columns(self, rows: Tensor, vectors: Tensor, into: Tensor) -> None:
+        """Add H(row) v for every row and every vector into ``(b, k, P)``, cut to fit."""
+        k = len(vectors)
+        passes = plan_passes(self.cost, 2 * len(rows) * k)
+        copies = max(1, passes.copies // 2)
+        columns = min(k, copies)
+        seeds = max(1, copies // columns)
+        for start in range(0, len(rows), seeds):
+            some = slice(start, start + seeds)
+            for chunk in self.chunks(passes.samples):
+                for first in range(0, k, columns):
+                    these = slice(first, first + columns)
+                    into[some, these] += paths.hessian_columns(
+                        self._bound(chunk), rows[some], vectors[these], self.path
+                    )
+
+    def _kept_operator(self, point: Tensor) -> LinearOperator:
+        passes = plan_passes(self.cost, 1)
+        with self.execution_context():
+            kept = [paths.kept_hessian_product(self._bound(c), point, self.path) for c in self.chunks(passes.samples)]
+
+        def matmat(columns: Tensor) -> Tensor:
+            return torch.stack([sum_of(apply(v) for apply in kept) for v in columns.T.unbind()], dim=1)
+
+        return self._operator(matmat)
+
+    def _operator(self, matmat: Any) -> LinearOperator:
+        if self.path.second == "none":
+            raise NotApplicableError("no Hessian here: " + "; ".join(self.path.notes))
+        size = self.space.size
+
+        def inside(columns: Tensor) -> Tensor:
+            with self.execution_context():
+                result: Tensor = matmat(columns)
+            return result
+
+        return LinearOperator((size, size), inside, symmetric=True, dtype=self.dtype, device=self.device)
+
+
+def sum_of(tensors: Iterable[Tensor]) -> Tensor:
+    """Sum of at least one tensor."""
+    iterator = iter(tensors)
+    total = next(iterator)
+    for tensor in iterator:
+        total = total + tensor
+    return total
+
+
+def _feed(digest: Any, part: object) -> None:
+    if isinstance(part, Tensor):
+        tensor = part.detach().cpu().contiguous()
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    else:
+        digest.update(repr(part).encode())
+    digest.update(b"\0")
