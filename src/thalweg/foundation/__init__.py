@@ -21,6 +21,7 @@ from thalweg.foundation.memory import (
     require_memory,
 )
 from thalweg.foundation.operators import LinearOperator
+from thalweg.foundation.randomness import preserved_random_state
 from thalweg.foundation.space import Block, ParameterSpace
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "memory_limit",
     "parse_duration",
     "plan_passes",
+    "preserved_random_state",
     "progress_bar",
     "require_memory",
 ]

@@ -19,6 +19,9 @@ __all__ = ["Progress", "RunControl", "parse_duration", "progress_bar"]
 def parse_duration(text: str | float | None) -> float | None:
     """Read a time in seconds.
 
+    Raises:
+        InvalidInputError: for a text that is no time, and for a time that is not positive.
+
     >>> parse_duration("2m"), parse_duration("1h30m"), parse_duration("45s"), parse_duration(3), parse_duration(None)
     (120.0, 5400.0, 45.0, 3.0, None)
     """
@@ -27,7 +30,8 @@ def parse_duration(text: str | float | None) -> float | None:
     if isinstance(text, int | float) or re.fullmatch(r"\s*[0-9]+(\.[0-9]+)?\s*", text):
         seconds = float(text)
     else:
-        match = re.fullmatch(r"\s*(?:([0-9.]+)\s*h)?\s*(?:([0-9.]+)\s*m)?\s*(?:([0-9.]+)\s*s)?\s*", text)
+        number = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+        match = re.fullmatch(rf"\s*(?:{number}\s*h)?\s*(?:{number}\s*m)?\s*(?:{number}\s*s)?\s*", text)
         if match is None or not any(match.groups()):
             raise InvalidInputError(f"cannot read {text!r} as a time; write for example '90s', '2m' or '1h30m'")
         hours, minutes, rest = (float(part or 0) for part in match.groups())
@@ -83,7 +87,7 @@ def progress_bar(description: str, total: float | None = None, *, show: bool | N
     Args:
         description: what is going on.
         total: amount of work, or None where it is not known.
-        show: None shows it in a terminal only.
+        show: None shows it in a terminal only; True everywhere, with a terminal's control characters.
     """
     if not (sys.stderr.isatty() if show is None else show):
         yield _Silent()
@@ -98,7 +102,7 @@ def progress_bar(description: str, total: float | None = None, *, show: bool | N
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
     )
-    with RichProgress(*columns, console=Console(stderr=True), transient=True) as rich_progress:
+    with RichProgress(*columns, console=Console(stderr=True, force_terminal=show), transient=True) as rich_progress:
         task = rich_progress.add_task(description, total=total)
 
         class _Bar:

@@ -75,16 +75,21 @@ def memory_limit(size: int | str) -> Iterator[None]:
 def parse_bytes(size: int | str) -> int:
     """Read a byte count.
 
+    ``KiB``, ``MiB``, ... are powers of 1024, ``kB``, ``MB``, ... powers of 1000.
+
+    Raises:
+        InvalidInputError: for a text that is no size, and for a size that is not positive.
+
     >>> parse_bytes("1.5 GiB"), parse_bytes("2MB"), parse_bytes(100)
     (1610612736, 2000000, 100)
     """
     if isinstance(size, int):
         count = size
     else:
-        match = re.fullmatch(r"\s*([0-9.]+)\s*([kKMGT]?)(i?)[bB]?\s*", size)
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(?:([kKMGT])(i?))?[bB]?\s*", size)
         if match is None:
             raise InvalidInputError(f"cannot read {size!r} as a memory size; write for example '2GiB' or '500MB'")
-        power = " KMGT".index(match[2].upper() or " ")
+        power = " KMGT".index((match[2] or " ").upper())
         count = int(float(match[1]) * (1024 if match[3] else 1000) ** power)
     if count <= 0:
         raise InvalidInputError(f"a memory limit must be positive, got {size!r}")

@@ -7,7 +7,7 @@ losses are built on it in `thalweg.objectives` and `thalweg.tangent`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["LinearOperator"]
 
 Columns = Callable[[Tensor], Tensor]
+
+BLOCK = 256
+"""Columns multiplied at once when a dense matrix is formed."""
 
 
 class LinearOperator:
@@ -118,21 +121,27 @@ class LinearOperator:
         rows, columns = self.shape
         size = torch.empty((), dtype=self.dtype).element_size()
         require_memory(
-            2 * rows * columns * size, f"a dense {rows} x {columns} matrix", "Use products with the operator."
+            (3 if self.symmetric else 2) * rows * columns * size,
+            f"a dense {rows} x {columns} matrix",
+            "Use products with the operator.",
         )
-        identity = torch.eye(columns, dtype=self.dtype, device=self.device)
-        matrix: Tensor = self @ identity
+        matrix = torch.empty(rows, columns, dtype=self.dtype, device=self.device)
+        for start in range(0, columns, BLOCK):
+            some = slice(start, min(start + BLOCK, columns))
+            identity = torch.zeros(columns, some.stop - start, dtype=self.dtype, device=self.device)
+            identity[some] = torch.eye(some.stop - start, dtype=self.dtype, device=self.device)
+            matrix[:, some] = self @ identity
         return (matrix + matrix.T) / 2 if self.symmetric else matrix
 
     def to_scipy(self) -> ScipyOperator:
         """The same operator for `scipy.sparse.linalg`, on NumPy vectors."""
         from scipy.sparse.linalg import LinearOperator as ScipyOperator
 
-        def forward(array: object) -> object:
-            return (self @ torch.as_tensor(array)).cpu().numpy()
+        def forward(array: Any) -> Any:
+            return (self @ torch.from_numpy(array.copy())).cpu().numpy()  # SciPy may hand over views torch cannot take
 
-        def backward(array: object) -> object:
-            return self.transpose_matmul(torch.as_tensor(array)).cpu().numpy()
+        def backward(array: Any) -> Any:
+            return self.transpose_matmul(torch.from_numpy(array.copy())).cpu().numpy()
 
         numpy_dtype = torch.empty((), dtype=self.dtype).numpy().dtype
         return ScipyOperator(

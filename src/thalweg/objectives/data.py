@@ -8,9 +8,18 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler, default_collate
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    default_collate,
+)
 
-from thalweg.foundation import InvalidInputError
+from thalweg.foundation import InvalidInputError, preserved_random_state
 
 __all__ = ["cast_floats", "count_samples", "read_data", "take"]
 
@@ -19,8 +28,9 @@ def read_data(data: Any, targets: Any = None) -> tuple[Any, Any]:
     """Turn data into a pytree of input tensors and one of targets, each with one leading row per sample.
 
     Args:
-        data: a tensor; a tuple, list or dictionary of tensors; a `Dataset`; or a `DataLoader`, read in fixed order
-            whatever its sampler. The items of the last two are ``(inputs, targets)`` pairs or dictionaries.
+        data: a tensor; a tuple, list or dictionary of tensors; a `Dataset`; or a `DataLoader`. The items of the last
+            two are ``(inputs, targets)`` pairs or dictionaries. A shuffling loader is read in the order of its dataset,
+            all of it: its ``drop_last`` drops others in every epoch. Any other sampler is read as it is.
         targets: a tensor or a pytree of them; the key of the targets inside dictionary data; or None for a dataset of
             pairs, and for a loss that takes the whole batch.
 
@@ -28,7 +38,7 @@ def read_data(data: Any, targets: Any = None) -> tuple[Any, Any]:
         InvalidInputError: for two passes that disagree, an empty set, unequal lengths, NaN or infinite numbers.
     """
     if isinstance(data, Dataset | DataLoader):
-        inputs, found = _read_twice(data)
+        inputs, found = _in_pairs(_read_twice(data), targets)
     else:
         inputs, found = _tensors(data, "data"), None
     if isinstance(targets, str):
@@ -37,6 +47,8 @@ def read_data(data: Any, targets: Any = None) -> tuple[Any, Any]:
             raise InvalidInputError(f"targets={targets!r} names no entry of the data; its entries: {keys}")
         found = inputs[targets]
         inputs = {key: value for key, value in inputs.items() if key != targets}
+        if not inputs:
+            raise InvalidInputError(f"the data hold nothing but the targets {targets!r}: there are no inputs")
     elif targets is not None:
         found = _tensors(targets, "targets")
     n = count_samples(inputs, "data")
@@ -45,7 +57,8 @@ def read_data(data: Any, targets: Any = None) -> tuple[Any, Any]:
             f"{n} samples but {count_samples(found, 'targets')} targets; give one target per sample"
         )
     _check_finite(inputs, "data")
-    _check_finite(found, "targets")
+    if found is not None:
+        _check_finite(found, "targets")
     return inputs, found
 
 
@@ -69,10 +82,13 @@ def count_samples(tree: Any, what: str) -> int:
 
 
 def cast_floats(tree: Any, dtype: torch.dtype, device: torch.device) -> Any:
-    """The same tree with floating tensors in `dtype`; integers and booleans stay."""
+    """A copy of the tree with floating tensors in `dtype`; integers and booleans keep theirs.
+
+    A copy also where nothing changes: the objective must stay what it is when the user's tensors are written to.
+    """
 
     def convert(leaf: Tensor) -> Tensor:
-        return leaf.detach().to(device=device, dtype=dtype if leaf.is_floating_point() else None)
+        return leaf.detach().to(device=device, dtype=dtype if leaf.is_floating_point() else None, copy=True)
 
     return pytree.tree_map(convert, tree)
 
@@ -101,47 +117,57 @@ def _tensors(tree: Any, what: str) -> Any:
     return pytree.tree_map(convert, tree)
 
 
-def _read_twice(source: Any) -> tuple[Any, Any]:
-    with torch.random.fork_rng(devices=[]):  # reading must not move the user's random state
-        torch.manual_seed(0)
+def _in_pairs(read: Any, targets: Any) -> tuple[Any, Any]:
+    """Split what a dataset gave into inputs and targets, unless the targets are given beside it."""
+    if not isinstance(read, tuple | list) or targets is not None:
+        return read, None
+    if len(read) > 2:
+        raise InvalidInputError(
+            f"the items of the dataset are tuples of {len(read)}; give pairs (inputs, targets), where inputs may be a "
+            "tuple or a dictionary, or dictionaries with targets='key'"
+        )
+    return (read[0], read[1]) if len(read) == 2 else (read, None)
+
+
+def _read_twice(source: Any) -> Any:
+    with preserved_random_state(0):
         first = _read_once(source)
-        torch.manual_seed(1)
+    with preserved_random_state(1):
         second = _read_once(source)
     a, b = pytree.tree_leaves(first), pytree.tree_leaves(second)
-    same = len(a) == len(b) and all(x.shape == y.shape and torch.equal(x, y) for x, y in zip(a, b, strict=True))
-    if not same and not any(bool(torch.isnan(x).any()) for x in a if x.is_floating_point()):
+    same = len(a) == len(b) and all(x.shape == y.shape and _equal(x, y) for x, y in zip(a, b, strict=True))
+    if not same:
         raise InvalidInputError(
             "two passes over the data disagree: the dataset is random (augmentation?) or its order is. An objective "
-            "needs "
-            "fixed data: switch the augmentation off, or read it once into tensors and pass those"
+            "needs fixed data: switch the augmentation off, or read it once into tensors and pass those"
         )
-    if isinstance(first, tuple | list) and len(first) == 2:
-        return first[0], first[1]
-    return first, None
+    return first
+
+
+def _equal(x: Tensor, y: Tensor) -> bool:
+    return torch.equal(x, y) or (x.is_floating_point() and torch.equal(x.nan_to_num(), y.nan_to_num()))
 
 
 def _read_once(source: Any) -> Any:
-    batches = list(_in_order(source))
-    if not batches:
-        raise InvalidInputError("the data are empty: there are no samples to sum over")
     try:
-        return pytree.tree_map(lambda *parts: torch.cat([torch.as_tensor(p) for p in parts]), *batches)
+        batches = list(_in_order(source))
+        if batches:
+            return pytree.tree_map(lambda *parts: torch.cat([torch.as_tensor(p) for p in parts]), *batches)
     except (RuntimeError, TypeError, ValueError) as error:
         raise InvalidInputError(
-            f"the batches cannot be joined into tensors of one shape ({error}); pad them in the dataset"
-        ) from None
+            f"the items of the dataset cannot be joined into tensors of one shape ({error}); pad them in the dataset, "
+            "or read them into tensors and pass those"
+        ) from error
+    raise InvalidInputError("the data are empty: there are no samples to sum over")
 
 
 def _in_order(source: Any) -> Any:
+    """Batches of a loader or dataset, in an order that does not depend on chance."""
     if isinstance(source, DataLoader):
-        if isinstance(source.sampler, RandomSampler) and source.batch_size is not None:
-            return DataLoader(
-                source.dataset,
-                batch_size=source.batch_size,
-                sampler=SequentialSampler(cast(Any, source.dataset)),
-                collate_fn=source.collate_fn,
-            )
-        return source
+        order = _fixed_order(source)
+        if order is None or source.batch_size is None:
+            return source
+        return DataLoader(source.dataset, batch_size=source.batch_size, sampler=order, collate_fn=source.collate_fn)
     if isinstance(source, IterableDataset):
         return (default_collate([item]) for item in source)
     length = len(cast(Any, source))
@@ -149,6 +175,15 @@ def _in_order(source: Any) -> Any:
         default_collate([source[i] for i in range(start, min(start + 1024, length))])
         for start in range(0, length, 1024)
     )
+
+
+def _fixed_order(loader: DataLoader[Any]) -> Sampler[int] | list[int] | None:
+    """What a shuffling sampler draws from, in order; None for a sampler that is read as it is."""
+    if isinstance(loader.sampler, RandomSampler):
+        return SequentialSampler(cast(Any, loader.dataset))
+    if isinstance(loader.sampler, SubsetRandomSampler):
+        return list(loader.sampler.indices)
+    return None
 
 
 def _check_finite(tree: Any, what: str) -> None:

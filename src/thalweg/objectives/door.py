@@ -11,47 +11,80 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils import _pytree as pytree
 
-from thalweg.foundation import InvalidInputError, StochasticModelError, UnsupportedModelError
+from thalweg.foundation import (
+    InvalidInputError,
+    StochasticModelError,
+    UnsupportedModelError,
+    preserved_random_state,
+)
 from thalweg.objectives.data import take
 
-__all__ = ["check_forward", "check_module"]
+__all__ = ["check_forward", "check_free", "check_module"]
+
+FEW = 16
+"""Samples that the forward pass is tried on."""
 
 
 def check_module(model: object) -> None:
     """Refuse what cannot be copied and differentiated here.
 
     Raises:
-        UnsupportedModelError: for anything but a plain, initialised, unquantised `nn.Module` with trainable parameters.
+        UnsupportedModelError: for anything but a plain, initialised, unquantised `nn.Module` with parameters.
+        InvalidInputError: for parameters that are not finite.
     """
-    if isinstance(model, torch.jit.ScriptModule):
-        raise UnsupportedModelError("a scripted or traced module hides its code; pass the nn.Module it was made from")
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(f"the model must be an nn.Module, got {type(model).__name__}")
+    parts = list(model.modules())
+    if any(isinstance(part, torch.jit.ScriptModule) for part in parts):
+        raise UnsupportedModelError("a scripted or traced module hides its code; pass the nn.Module it was made from")
+    if any(type(part).__name__ == "OptimizedModule" for part in parts):
+        raise UnsupportedModelError(
+            "a compiled module hides its code; pass the nn.Module it was made from (its attribute _orig_mod)"
+        )
     lazy = [name for name, p in model.named_parameters() if nn.parameter.is_lazy(p)]
     if lazy:
         raise UnsupportedModelError(
             f"lazy parameters have no shape yet: {', '.join(lazy)}; run the model once on a batch, then pass it"
         )
     tensors = [*model.parameters(), *model.buffers()]
-    if any(t.is_quantized for t in tensors) or any("quantized" in type(m).__module__ for m in model.modules()):
+    if any(t.is_quantized for t in tensors) or any(_is_quantised(part) for part in parts):
         raise UnsupportedModelError("a quantised module has no derivatives; pass the floating-point model")
     if any(t.is_complex() for t in tensors):
         raise UnsupportedModelError("complex parameters are not supported; write them as real and imaginary parts")
-    if not any(p.requires_grad for p in model.parameters()):
+    if not list(model.parameters()):
+        raise UnsupportedModelError("the model has no parameters: there is nothing to minimise over")
+    for name, parameter in model.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise InvalidInputError(f"parameter {name!r} holds NaN or infinite entries; load sound weights first")
+
+
+def check_free(model: nn.Module, names: list[str]) -> None:
+    """Refuse a model in which nothing is free to move.
+
+    Raises:
+        UnsupportedModelError: if `names`, the free parameters, are none.
+    """
+    if not names:
         raise UnsupportedModelError(
             "the model has no trainable parameter (none with requires_grad=True); unfreeze some, or name them with "
             "parameters="
         )
-    for name, parameter in model.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            raise InvalidInputError(f"parameter {name!r} holds NaN or infinite entries; load sound weights first")
+    own = dict(model.named_parameters())
+    whole = [name for name in names if not own[name].is_floating_point()]
+    if whole:
+        raise UnsupportedModelError(f"the parameters {', '.join(whole)} are no floating numbers and cannot be moved")
+
+
+def _is_quantised(part: nn.Module) -> bool:
+    home = type(part).__module__
+    return home.startswith("torch.") and "quantized" in home
 
 
 def check_forward(model: nn.Module, forward: Callable[[Any], Any], inputs: Any, samples: int) -> None:
     """Run the forward pass a few times and refuse what is not a function of parameters and each sample alone.
 
     Args:
-        model: the private copy, whose buffers must not change.
+        model: the private copy, whose parameters and buffers must not change.
         forward: maps a batch of inputs to raw outputs.
         inputs: tensors with `samples` rows.
         samples: at most a few dozen are used.
@@ -60,46 +93,65 @@ def check_forward(model: nn.Module, forward: Callable[[Any], Any], inputs: Any, 
         StochasticModelError: for dropout, batch statistics or any other randomness or memory.
         InvalidInputError: for outputs that are not finite or have no row per sample.
     """
-    few = take(inputs, slice(0, min(samples, 16)))
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+    n = min(samples, FEW)
+    few = take(inputs, slice(0, n))
+    watched = dict(model.named_buffers()) | dict(model.named_parameters())
+    before = {name: tensor.detach().clone() for name, tensor in watched.items()}
+    with torch.no_grad(), preserved_random_state(0):
         first = forward(few)
-        torch.manual_seed(1)
+    with torch.no_grad(), preserved_random_state(1):
         second = forward(few)
-    changed = [name for name, b in model.named_buffers() if name in before and not torch.equal(b, before[name])]
+    changed = [name for name, tensor in watched.items() if not _unchanged(tensor, before[name])]
     if changed:
         raise StochasticModelError(
-            f"the forward pass changes the buffers {', '.join(changed)}{_blame(model)}; call model.eval() first"
+            f"the forward pass changes {', '.join(changed)} of the model{_blame(model)}{_remedy(model)}"
         )
-    _check_rows(first, min(samples, 16))
+    _check_rows(first, n)
     if not _agree(first, second):
         raise StochasticModelError(
-            f"two forward passes on the same samples differ{_blame(model)}; call model.eval() first, or remove the "
-            f"randomness"
+            f"two forward passes on the same samples differ{_blame(model)}"
+            f"{_remedy(model, 'remove what is random, or ')}"
         )
-    with torch.no_grad():
-        half = forward(take(few, slice(0, max(1, min(samples, 16) // 2))))
-    if not _agree(take(first, slice(0, max(1, min(samples, 16) // 2))), half, 1e-6):
+    if n == 1:
+        return
+    with torch.no_grad(), preserved_random_state(0):
+        half = forward(take(few, slice(0, n // 2)))
+    _check_rows(half, n // 2)
+    if not _agree(_first_rows(first, n // 2), half, 1e-6):
         raise StochasticModelError(
             f"a sample's output depends on the other samples of its batch{_blame(model)}; a loss over samples needs "
-            f"outputs "
-            "of each sample alone: call model.eval() first"
+            f"the outputs of each sample alone{_remedy(model)}"
         )
+
+
+def _first_rows(tree: Any, count: int) -> Any:
+    return pytree.tree_map_only(Tensor, lambda leaf: leaf[:count], tree)
+
+
+def _unchanged(now: Tensor, before: Tensor) -> bool:
+    return torch.equal(now, before) or (now.is_floating_point() and torch.equal(now.nan_to_num(), before.nan_to_num()))
 
 
 def _check_rows(outputs: Any, samples: int) -> None:
-    leaves = [leaf for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
-    if not leaves:
-        raise InvalidInputError(f"the forward pass returned {type(outputs).__name__} without a tensor")
+    leaves = pytree.tree_leaves(outputs)
+    odd = [type(leaf).__name__ for leaf in leaves if not isinstance(leaf, Tensor)]
+    if odd or not leaves:
+        raise InvalidInputError(
+            f"the forward pass returned {', '.join(odd) or 'nothing'} where tensors are needed; pass forward= to "
+            "select the outputs"
+        )
     for leaf in leaves:
+        if not leaf.is_floating_point():
+            raise InvalidInputError(
+                f"the model returned a tensor of {leaf.dtype}, which has no derivative; pass forward= to select real "
+                "floating outputs"
+            )
         if leaf.dim() == 0 or len(leaf) != samples:
             raise InvalidInputError(
                 f"the model returned a tensor of shape {tuple(leaf.shape)} for {samples} samples; the first dimension "
-                f"must "
-                "count the samples (pass forward= to select and permute outputs)"
+                "must count the samples (pass forward= to select and permute outputs)"
             )
-        if leaf.is_floating_point() and not bool(torch.isfinite(leaf).all()):
+        if not bool(torch.isfinite(leaf).all()):
             raise InvalidInputError(
                 "the model returned NaN or infinite outputs on finite data; check weights and inputs"
             )
@@ -107,27 +159,41 @@ def _check_rows(outputs: Any, samples: int) -> None:
 
 def _agree(first: Any, second: Any, tolerance: float = 1e-9) -> bool:
     for a, b in zip(pytree.tree_leaves(first), pytree.tree_leaves(second), strict=True):
-        if isinstance(a, Tensor) and a.is_floating_point():
-            loose = tolerance if a.dtype == torch.float64 else max(tolerance, 1e-4)
-            scale = float(a.abs().max()) if a.numel() else 0.0
-            if a.shape != b.shape or float((a - b).abs().max() if a.numel() else 0.0) > loose * max(scale, 1e-300):
-                return False
+        if a.shape != b.shape:
+            return False
+        loose = tolerance if a.dtype == torch.float64 else max(tolerance, 1e-4)
+        scale = float(a.abs().max()) if a.numel() else 0.0
+        if float((a - b).abs().max() if a.numel() else 0.0) > loose * max(scale, 1e-300):
+            return False
     return True
+
+
+def _culprits(model: nn.Module) -> list[str]:
+    return [
+        name or type(module).__name__
+        for name, module in model.named_modules()
+        if module.training and (_drops(module) or (isinstance(module, _NormBase) and _learns_statistics(module)))
+    ]
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether a module throws activations away at random in train mode."""
+    rate = module.p if isinstance(module, _DropoutNd) else getattr(module, "dropout", 0.0)
+    return isinstance(rate, int | float) and rate > 0
+
+
+def _learns_statistics(module: _NormBase) -> bool:
+    return module.track_running_stats or not type(module).__name__.startswith("Instance")
 
 
 def _blame(model: nn.Module) -> str:
     """Name the modules that are the usual cause."""
-    culprits = [
-        name or type(module).__name__
-        for name, module in model.named_modules()
-        if module.training
-        and (
-            (isinstance(module, _DropoutNd) and module.p > 0)
-            or (isinstance(module, _NormBase) and not type(module).__name__.startswith("Instance"))
-            or (
-                getattr(module, "dropout", 0.0) not in (0.0, None)
-                and isinstance(getattr(module, "dropout", None), float)
-            )
-        )
-    ]
+    culprits = _culprits(model)
     return f" (in train mode: {', '.join(culprits)})" if culprits else ""
+
+
+def _remedy(model: nn.Module, otherwise: str = "") -> str:
+    if _culprits(model):
+        return "; call model.eval() first"
+    first = "call model.eval() first, or " if model.training else ""
+    return f"; {first}{otherwise}rewrite it as a function of its parameters and of each sample alone"

@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from thalweg.objectives import kink_table
 
 __all__ = ["KinkReport", "record_kinks"]
 
@@ -27,8 +29,8 @@ class KinkReport:
     Attributes:
         margin: smallest distance of an argument to a kink of its operation; infinite where there is no kink.
         operations: for each non-smooth operation seen, the number of scalar arguments that passed through it.
-        order: the lowest order of derivative that jumps at a kink (1: a corner, as in ReLU; 2: a jump of curvature, as
-            in the Huber loss); 0 without kinks.
+        order: the lowest order of derivative that jumps at a kink (1: a corner, as in ReLU, or a jump; 2: a jump of
+            curvature, as in the Huber loss); 0 without kinks.
         branches: True if the computation read a number out of a tensor that depends on theta, as a data-dependent
             ``if`` does. Where it does, the function may jump anywhere, and the margin says nothing about that.
     """
@@ -61,110 +63,7 @@ class KinkReport:
         return text
 
 
-Margin = Callable[..., Tensor]
-
-
-def _distance_to(*points: float) -> Margin:
-    def margin(x: Tensor, *_: Any, **__: Any) -> Tensor:
-        return torch.stack([(x - point).abs() for point in points]).amin(0)
-
-    return margin
-
-
-def _clamp(x: Tensor, low: Any = None, high: Any = None, **kwargs: Any) -> Tensor:
-    bounds = [b for b in (kwargs.get("min", low), kwargs.get("max", high)) if b is not None]
-    gaps = [(x - b).abs().expand(x.shape) for b in bounds]
-    return torch.stack(gaps).amin(0) if gaps else torch.full_like(x, math.inf)
-
-
-def _pair(x: Tensor, y: Tensor, *_: Any, **__: Any) -> Tensor:
-    return (x - y).abs()
-
-
-def _threshold(x: Tensor, level: float, *_: Any, **__: Any) -> Tensor:
-    return (x - level).abs()
-
-
-def _huber(x: Tensor, y: Tensor, reduction: int = 1, delta: float = 1.0, **_: Any) -> Tensor:
-    return ((x - y).abs() - delta).abs()
-
-
-def _leaky(x: Tensor, slope: float = 0.01, *_: Any, **__: Any) -> Tensor:
-    return x.abs() if slope != 1 else torch.full_like(x, math.inf)
-
-
-def _elu(x: Tensor, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> tuple[int, Tensor]:
-    """ELU with unit alpha joins its two pieces with equal slopes, any other (SELU too) with a corner."""
-    return (_CURVATURE if alpha * input_scale == 1 else _CORNER), x.abs()
-
-
-def _runner_up(x: Tensor, dim: Any = None, *_: Any, **__: Any) -> Tensor:
-    """Gap between the largest entry and the next along the reduced dimensions."""
-    if dim is None or dim == []:
-        flat = x.reshape(1, -1)
-    else:
-        dims = [dim] if isinstance(dim, int) else list(dim)
-        flat = x.movedim(dims, list(range(-len(dims), 0))).flatten(-len(dims))
-    if flat.shape[-1] < 2:
-        return torch.full(flat.shape[:-1], math.inf, dtype=x.dtype, device=x.device)
-    top = flat.topk(2, dim=-1).values
-    return top[..., 0] - top[..., 1]
-
-
-def _smallest_runner_up(x: Tensor, dim: Any = None, *rest: Any, **kwargs: Any) -> Tensor:
-    return _runner_up(-x, dim)
-
-
-def _pooled(x: Tensor, kernel: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1, *_: Any) -> Tensor:
-    """Gap between the two largest entries of every pooling window."""
-    kernel, stride, padding, dilation = (
-        [v, v] if isinstance(v, int) else list(v) * (2 // len(v)) for v in (kernel, stride or kernel, padding, dilation)
-    )
-    planes = x.reshape(-1, 1, *x.shape[-2:])
-    padded = torch.nn.functional.pad(planes, (padding[1], padding[1], padding[0], padding[0]), value=-math.inf)
-    windows = torch.nn.functional.unfold(padded, kernel, dilation=dilation, stride=stride)
-    top = windows.topk(min(2, windows.shape[1]), dim=1).values
-    gap = top[:, 0] - top[:, -1] if top.shape[1] == 2 else torch.full_like(top[:, 0], math.inf)
-    return torch.nan_to_num(gap, nan=math.inf, posinf=math.inf)
-
-
-_CORNER, _CURVATURE = 1, 2
-
-_KINKS: dict[str, tuple[int, Margin]] = {
-    "relu": (_CORNER, _distance_to(0.0)),
-    "relu6": (_CORNER, _distance_to(0.0, 6.0)),
-    "threshold": (_CORNER, _threshold),
-    "leaky_relu": (_CORNER, _leaky),
-    "prelu": (_CORNER, _distance_to(0.0)),
-    "_prelu_kernel": (_CORNER, _distance_to(0.0)),
-    "rrelu_with_noise": (_CORNER, _distance_to(0.0)),
-    "hardtanh": (_CORNER, lambda x, low=-1.0, high=1.0: _clamp(x, low, high)),
-    "hardsigmoid": (_CORNER, _distance_to(-3.0, 3.0)),
-    "hardswish": (_CORNER, _distance_to(-3.0, 3.0)),
-    "hardshrink": (_CORNER, lambda x, level=0.5: (x.abs() - level).abs()),
-    "softshrink": (_CORNER, lambda x, level=0.5: (x.abs() - level).abs()),
-    "abs": (_CORNER, _distance_to(0.0)),
-    "sign": (_CORNER, _distance_to(0.0)),
-    "sgn": (_CORNER, _distance_to(0.0)),
-    "round": (_CORNER, lambda x, *_, **__: ((x - 0.5).round() + 0.5 - x).abs()),
-    "floor": (_CORNER, lambda x: (x - x.round()).abs()),
-    "ceil": (_CORNER, lambda x: (x - x.round()).abs()),
-    "trunc": (_CORNER, lambda x: (x - x.round()).abs()),
-    "clamp": (_CORNER, _clamp),
-    "clamp_min": (_CORNER, _clamp),
-    "clamp_max": (_CORNER, lambda x, high: _clamp(x, None, high)),
-    "maximum": (_CORNER, _pair),
-    "minimum": (_CORNER, _pair),
-    "max": (_CORNER, _runner_up),
-    "min": (_CORNER, _smallest_runner_up),
-    "amax": (_CORNER, _runner_up),
-    "amin": (_CORNER, _smallest_runner_up),
-    "max_pool2d_with_indices": (_CORNER, _pooled),
-    "huber_loss": (_CURVATURE, _huber),
-    "smooth_l1_loss": (_CURVATURE, _huber),
-}
-_COMPARISONS = {"gt", "ge", "lt", "le", "eq", "ne"}
-_BRANCHES = {"_local_scalar_dense", "is_nonzero", "item"}
+_BRANCHES = {"_local_scalar_dense", "is_nonzero", "item", "equal"}
 
 
 class _Recorder(TorchDispatchMode):
@@ -176,9 +75,7 @@ class _Recorder(TorchDispatchMode):
 
     def __init__(self, theta: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        self.margin = math.inf
-        self.operations: dict[str, int] = {}
-        self.order = 0
+        self.seen: list[_Passage] = []
         self.branches = False
         self._dependent = {theta.untyped_storage().data_ptr()}
 
@@ -186,15 +83,15 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         packet = func.overloadpacket.__name__
         name = packet if packet.startswith("_") else packet.rstrip("_")
-        tensors = [t for t in pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        dependent = any(self._pointer(t) in self._dependent for t in tensors)
+        dependent = any(self._pointer(t) in self._dependent for t in _tensors((args, kwargs)))
         if dependent:
             if name in _BRANCHES:
                 self.branches = True
-            elif isinstance(args[0], Tensor) and args[0].is_floating_point():
-                self._measure(name, args, kwargs)  # before the call: in place, the argument is gone afterwards
+            elif any(self._pointer(t) in self._dependent and t.is_floating_point() for t in _tensors((args, kwargs))):
+                # before the call: in place, the argument is gone afterwards
+                self._measure("sort.stable" if func is torch.ops.aten.sort.stable else name, args, kwargs)
         result = func(*args, **kwargs)
-        pointers = {self._pointer(t) for t in pytree.tree_leaves(result) if isinstance(t, Tensor)} - {0}
+        pointers = {self._pointer(t) for t in _tensors(result)} - {0}
         if dependent:
             self._dependent |= pointers
         else:
@@ -206,28 +103,75 @@ class _Recorder(TorchDispatchMode):
         return tensor.untyped_storage().data_ptr()
 
     def _measure(self, name: str, args: Any, kwargs: Any) -> None:
-        if name in _COMPARISONS:
-            order, gaps = _CORNER, (args[0] - args[1]).abs()
-            name = "comparison"
-        elif name == "elu":
-            order, gaps = _elu(*args, **kwargs)
-        elif name in _KINKS:
-            order, margin_of = _KINKS[name]
-            gaps = margin_of(*args, **kwargs)
-        else:
+        found = kink_table.distances(name, args, kwargs)
+        if found is None or found[1].numel() == 0:
             return
-        if gaps.numel() == 0:
-            return
-        self.margin = min(self.margin, float(gaps.min()))
-        self.operations[name] = self.operations.get(name, 0) + gaps.numel()
-        self.order = min(self.order or order, order)
+        order, gaps = found
+        name = "comparison" if name in ("gt", "ge", "lt", "le", "eq", "ne") else name.split(".")[0]
+        self.seen.append(_Passage(name, order, gaps.numel(), *_nearest(gaps)))
+
+
+class _Passage(NamedTuple):
+    """Arguments that went through one non-smooth operation: the smallest distance above zero, and which are at zero."""
+
+    name: str
+    order: int
+    arguments: int
+    margin: float
+    touching: Tensor | None
+
+
+def _nearest(gaps: Tensor) -> tuple[float, Tensor | None]:
+    touching = gaps == 0
+    if not bool(touching.any()):
+        return float(gaps.min()), None
+    apart = gaps[~touching]
+    return (float(apart.min()) if apart.numel() else math.inf), touching
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def record_kinks(value: Callable[[Tensor, Any], Tensor], theta: Tensor, chunks: Iterable[Any]) -> KinkReport:
-    """Evaluate ``value(theta, chunk)`` over all chunks and report the kinks it came near."""
-    theta = theta.clone()  # a storage of its own, so that nothing else counts as depending on it
-    recorder = _Recorder(theta)
+    """Evaluate ``value(theta, chunk)`` over all chunks and report the kinks it came near.
+
+    An argument exactly at a kink that stays there when theta is moved a little does not move at all, and is no kink:
+    the largest of several zeros that dead units send into a pooling window, a zero that padding sends into a ReLU.
+    """
+    margin, order, branches = math.inf, 0, False
+    operations: dict[str, int] = {}
+    for chunk in chunks:
+        recorder = _record(value, theta, chunk)
+        branches = branches or recorder.branches
+        touching = any(passage.touching is not None for passage in recorder.seen)
+        moved = _record(value, _moved(theta), chunk).seen if touching else []
+        for number, passage in enumerate(recorder.seen):
+            operations[passage.name] = operations.get(passage.name, 0) + passage.arguments
+            order = min(order or passage.order, passage.order)
+            again = moved[number] if number < len(moved) else None
+            margin = min(margin, 0.0 if _on_a_kink(passage, again) else passage.margin)
+    return KinkReport(margin, operations, order, branches)
+
+
+def _record(value: Callable[[Tensor, Any], Tensor], theta: Tensor, chunk: Any) -> _Recorder:
+    own = theta.clone()  # a storage of its own, so that nothing else counts as depending on it
+    recorder = _Recorder(own)
     with torch.no_grad(), recorder:
-        for chunk in chunks:
-            value(theta, chunk)
-    return KinkReport(recorder.margin, recorder.operations, recorder.order, recorder.branches)
+        value(own, chunk)
+    return recorder
+
+
+def _moved(theta: Tensor) -> Tensor:
+    """A point very near, off every coincidence."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(len(theta), generator=generator, dtype=torch.float64).to(theta)
+    return theta + 1e3 * torch.finfo(theta.dtype).eps * (theta.abs() + theta.abs().mean() + 1e-3) * noise
+
+
+def _on_a_kink(passage: _Passage, again: _Passage | None) -> bool:
+    if passage.touching is None:
+        return False
+    if again is None or (again.name, again.arguments) != (passage.name, passage.arguments):
+        return True  # the computation took another way: nothing is known
+    return again.touching is None or bool((passage.touching & ~again.touching).any())

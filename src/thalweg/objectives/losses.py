@@ -19,11 +19,9 @@ import torch.nn.functional as F  # noqa: N812  (torch's own custom)
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from thalweg.foundation import InvalidInputError
+__all__ = ["LossFacts", "facts_of", "module_for", "register_loss", "settled", "sum_denominator", "unreduced"]
 
-__all__ = ["LossFacts", "facts_of", "module_for", "register_loss", "sum_denominator", "unreduced"]
-
-Infimum = Callable[[Any, Tensor, Tensor], Tensor]
+PerSample = Callable[[Any, Tensor, Tensor], Tensor]
 Targets = Literal["real", "classes", "unit interval", "any"]
 
 
@@ -38,7 +36,9 @@ class LossFacts:
             (Huber), infinite for an analytic loss.
         infimum: ``(loss, outputs, targets) -> (n,)``, the infimum of each sample's loss over all outputs; of the
             outputs only the shape is used.
-        attained: whether finite outputs attain the infimum: False for cross-entropy with hard labels.
+        attained: whether finite outputs attain the infimum for every admissible target; None where the targets decide
+            or it is not known. The objective of given data has it `settled`: False for cross-entropy with hard labels.
+        attains: ``(loss, outputs, targets) -> (n,)`` booleans: for which samples finite outputs attain the infimum.
         squared_factor: c where the loss is ``c * (output - target)**2`` summed over outputs; None for other losses.
         shift_invariant: unchanged when one number is added to all outputs of a sample, as under a softmax.
         targets: what the targets are, for the checks at the door.
@@ -47,8 +47,9 @@ class LossFacts:
     name: str
     convex: bool | None = None
     smoothness: float | None = None
-    infimum: Infimum | None = None
+    infimum: PerSample | None = None
     attained: bool | None = None
+    attains: PerSample | None = None
     squared_factor: float | None = None
     shift_invariant: bool = False
     targets: Targets = "any"
@@ -137,7 +138,18 @@ def sum_denominator(loss: nn.Module, elements: Tensor, outputs: Tensor, targets:
     return float(elements.numel())
 
 
-# -- infima per sample -------------------------------------------------------------------------------------------------
+def settled(facts: LossFacts, loss: Any, outputs: Tensor, targets: Tensor) -> LossFacts:
+    """The facts over given targets, which may decide whether finite outputs attain every sample's infimum."""
+    if facts.attained is not None or facts.attains is None:
+        return facts
+    return replace(facts, attained=bool(facts.attains(loss, outputs, targets).all()))
+
+
+# -- infima per sample, and whether finite outputs attain them ---------------------------------------------------------
+
+
+def _by_sample(elements: Tensor) -> Tensor:
+    return elements.reshape(len(elements), -1)
 
 
 def _zero(loss: Any, outputs: Tensor, targets: Tensor) -> Float[Tensor, " n"]:
@@ -151,7 +163,13 @@ def _weighted_entropy(weights: Tensor) -> Tensor:
     return -torch.special.xlogy(weights, share).sum(-1)
 
 
-def _cross_entropy_infimum(loss: Any, outputs: Tensor, targets: Tensor) -> Float[Tensor, " n"]:
+def _inside(weights: Tensor) -> Tensor:
+    """Whether that minimum lies inside the simplex, where finite logits lead, or there is nothing to minimise."""
+    return (weights > 0).all(-1) | (weights == 0).all(-1)
+
+
+def _class_weights(loss: Any, outputs: Tensor, targets: Tensor) -> Float[Tensor, "n *d C"]:
+    """The weight of each class in each sample's cross-entropy, all zero where the label is ignored."""
     classes = outputs.shape[1]
     weight = outputs.new_ones(classes) if loss.weight is None else loss.weight.to(outputs)
     if targets.is_floating_point():
@@ -159,28 +177,60 @@ def _cross_entropy_infimum(loss: Any, outputs: Tensor, targets: Tensor) -> Float
         kept = share.new_ones(share.shape[:-1])
     else:
         kept = (targets != loss.ignore_index).to(outputs)
-        safe = torch.where(kept.bool(), targets, torch.zeros_like(targets))
-        share = F.one_hot(safe, classes).to(outputs)
+        share = F.one_hot(torch.where(kept.bool(), targets, torch.zeros_like(targets)), classes).to(outputs)
     smoothed = (1 - loss.label_smoothing) * share + loss.label_smoothing / classes
-    return (kept * _weighted_entropy(smoothed * weight)).reshape(len(outputs), -1).sum(1)
+    return kept.unsqueeze(-1) * smoothed * weight
+
+
+def _cross_entropy_infimum(loss: Any, outputs: Tensor, targets: Tensor) -> Float[Tensor, " n"]:
+    return _by_sample(_weighted_entropy(_class_weights(loss, outputs, targets))).sum(1)
+
+
+def _cross_entropy_attains(loss: Any, outputs: Tensor, targets: Tensor) -> Tensor:
+    return _by_sample(_inside(_class_weights(loss, outputs, targets))).all(1)
+
+
+def _binary_weights(loss: Any, outputs: Tensor, targets: Tensor) -> Float[Tensor, "n *d 2"]:
+    """The weights of ``-log p`` and ``-log(1 - p)``."""
+    positive = 1.0 if getattr(loss, "pos_weight", None) is None else loss.pos_weight.to(outputs)
+    weight = outputs.new_ones(()) if loss.weight is None else loss.weight.to(outputs)
+    pairs = torch.stack([positive * targets.to(outputs), (1 - targets).to(outputs)], dim=-1)
+    return weight.unsqueeze(-1) * pairs
 
 
 def _binary_infimum(loss: Any, outputs: Tensor, targets: Tensor) -> Float[Tensor, " n"]:
-    positive = 1.0 if getattr(loss, "pos_weight", None) is None else loss.pos_weight.to(outputs)
-    pairs = torch.stack([positive * targets.to(outputs), (1 - targets).to(outputs)], dim=-1)
-    weight = 1.0 if loss.weight is None else loss.weight.to(outputs)
-    return (weight * _weighted_entropy(pairs)).reshape(len(outputs), -1).sum(1)
+    return _by_sample(_weighted_entropy(_binary_weights(loss, outputs, targets))).sum(1)
+
+
+def _mean_binary_infimum(loss: Any, outputs: Tensor, targets: Tensor) -> Float[Tensor, " n"]:
+    return _binary_infimum(loss, outputs, targets) / outputs.shape[-1]
+
+
+def _binary_attains(loss: Any, outputs: Tensor, targets: Tensor) -> Tensor:
+    return _by_sample(_inside(_binary_weights(loss, outputs, targets))).all(1)
 
 
 def _soft_margin_infimum(loss: Any, outputs: Tensor, targets: Tensor) -> Float[Tensor, " n"]:
     """Zero for a label of either sign, log 2 for a label of zero."""
-    return (math.log(2) * (targets == 0).to(outputs)).reshape(len(outputs), -1).sum(1)
+    return _by_sample(math.log(2) * (targets == 0).to(outputs)).sum(1)
+
+
+def _soft_margin_attains(loss: Any, outputs: Tensor, targets: Tensor) -> Tensor:
+    return _by_sample(targets == 0).all(1)
 
 
 def _poisson_infimum(loss: Any, outputs: Tensor, targets: Tensor) -> Float[Tensor, " n"]:
-    """``exp(f) - y f`` is least at ``f = log y``."""
+    """``exp(f) - y f`` is least at ``f = log y``; ``full`` adds Stirling's term for ``y > 1``, whatever f."""
     y = targets.to(outputs)
-    return (y - torch.special.xlogy(y, y)).reshape(len(outputs), -1).sum(1)
+    least = torch.where(y < 0, -torch.inf, y - torch.special.xlogy(y, y.clamp_min(0)))
+    if loss.full:
+        stirling = torch.special.xlogy(y, y) - y + 0.5 * torch.log(2 * math.pi * y)
+        least = least + torch.where(y > 1, stirling, torch.zeros_like(y))
+    return _by_sample(least).sum(1)
+
+
+def _poisson_attains(loss: Any, outputs: Tensor, targets: Tensor) -> Tensor:
+    return _by_sample(targets > 0).all(1)
 
 
 # -- torch's losses ----------------------------------------------------------------------------------------------------
@@ -189,25 +239,64 @@ _SMOOTH = math.inf
 _SQUARED = LossFacts("MSELoss", True, _SMOOTH, _zero, True, squared_factor=1.0, targets="real")
 
 
+def _not_negative(weight: Tensor | None) -> bool:
+    return weight is None or bool((weight >= 0).all())
+
+
 def _cross_entropy(loss: Any) -> LossFacts:
+    sound = _not_negative(loss.weight)
     return LossFacts(
         "CrossEntropyLoss",
-        convex=True,
+        convex=True if sound else None,
         smoothness=_SMOOTH,
-        infimum=_cross_entropy_infimum,
-        attained=True if loss.label_smoothing > 0 and (loss.weight is None or bool((loss.weight > 0).all())) else None,
+        infimum=_cross_entropy_infimum if sound else None,
+        attains=_cross_entropy_attains if sound else None,
         shift_invariant=True,
         targets="classes",
     )
 
 
+def _binary(loss: Any) -> LossFacts:
+    sound = _not_negative(loss.weight) and _not_negative(loss.pos_weight)
+    return LossFacts(
+        "BCEWithLogitsLoss",
+        convex=True if sound else None,
+        smoothness=_SMOOTH,
+        infimum=_binary_infimum if sound else None,
+        attains=_binary_attains if sound else None,
+        targets="unit interval",
+    )
+
+
+def _multi_label(loss: Any) -> LossFacts:
+    sound = _not_negative(loss.weight)
+    return LossFacts(
+        "MultiLabelSoftMarginLoss",
+        convex=True if sound else None,
+        smoothness=_SMOOTH,
+        infimum=_mean_binary_infimum if sound else None,
+        attains=_binary_attains if sound else None,
+        targets="unit interval",
+    )
+
+
+def _binary_of_probabilities(loss: Any) -> LossFacts:
+    """Its logarithm is clamped at -100: a corner, where convexity breaks. Over [0, 1] the infimum is attained."""
+    sound = _not_negative(loss.weight)
+    return LossFacts(
+        "BCELoss", False, 0, _binary_infimum if sound else None, True if sound else None, targets="unit interval"
+    )
+
+
 def _poisson(loss: Any) -> LossFacts:
-    plain = loss.log_input and not loss.full
+    if not loss.log_input:  # defined for positive outputs only
+        return LossFacts("PoissonNLLLoss", targets="real")
     return LossFacts(
         "PoissonNLLLoss",
-        convex=True if loss.log_input else None,
-        smoothness=_SMOOTH if loss.log_input else None,
-        infimum=_poisson_infimum if plain else None,
+        convex=True,
+        smoothness=_SMOOTH,
+        infimum=_poisson_infimum,
+        attains=_poisson_attains,
         targets="real",
     )
 
@@ -216,27 +305,36 @@ def _smooth_l1(loss: Any) -> LossFacts:
     return LossFacts("SmoothL1Loss", True, 0 if loss.beta == 0 else 1, _zero, True, targets="real")
 
 
+def _multi_margin(loss: Any) -> LossFacts:
+    sound = _not_negative(loss.weight)
+    return LossFacts(
+        "MultiMarginLoss",
+        True if sound else None,
+        loss.p - 1,
+        _zero if sound else None,
+        True if sound else None,
+        targets="classes",
+    )
+
+
 _FACTS: dict[type, Callable[[Any], LossFacts]] = {
     nn.MSELoss: lambda _: _SQUARED,
     nn.L1Loss: lambda _: LossFacts("L1Loss", True, 0, _zero, True, targets="real"),
     nn.HuberLoss: lambda _: LossFacts("HuberLoss", True, 1, _zero, True, targets="real"),
     nn.SmoothL1Loss: _smooth_l1,
     nn.CrossEntropyLoss: _cross_entropy,
-    nn.BCEWithLogitsLoss: lambda _: LossFacts(
-        "BCEWithLogitsLoss", True, _SMOOTH, _binary_infimum, None, targets="unit interval"
+    nn.BCEWithLogitsLoss: _binary,
+    nn.SoftMarginLoss: lambda _: LossFacts(
+        "SoftMarginLoss", True, _SMOOTH, _soft_margin_infimum, attains=_soft_margin_attains, targets="real"
     ),
-    nn.SoftMarginLoss: lambda _: LossFacts("SoftMarginLoss", True, _SMOOTH, _soft_margin_infimum, None, targets="real"),
-    nn.MultiLabelSoftMarginLoss: lambda _: LossFacts(
-        "MultiLabelSoftMarginLoss", True, _SMOOTH, targets="unit interval"
-    ),
+    nn.MultiLabelSoftMarginLoss: _multi_label,
     # Linear in its inputs, which are meant to be log-probabilities: over free outputs there is no infimum.
     nn.NLLLoss: lambda _: LossFacts("NLLLoss", True, _SMOOTH, targets="classes"),
     nn.KLDivLoss: lambda _: LossFacts("KLDivLoss", True, _SMOOTH, targets="real"),
     nn.PoissonNLLLoss: _poisson,
-    nn.MultiMarginLoss: lambda loss: LossFacts("MultiMarginLoss", True, loss.p - 1, _zero, True, targets="classes"),
+    nn.MultiMarginLoss: _multi_margin,
     nn.HingeEmbeddingLoss: lambda _: LossFacts("HingeEmbeddingLoss", True, 0, targets="real"),
-    # Its logarithm is clamped at -100, which makes a corner and breaks convexity there.
-    nn.BCELoss: lambda _: LossFacts("BCELoss", False, 0, _binary_infimum, targets="unit interval"),
+    nn.BCELoss: _binary_of_probabilities,
 }
 _FUNCTIONAL: dict[Any, Callable[[], nn.Module]] = {
     F.mse_loss: nn.MSELoss,
@@ -251,61 +349,3 @@ _FUNCTIONAL: dict[Any, Callable[[], nn.Module]] = {
     F.poisson_nll_loss: nn.PoissonNLLLoss,
 }
 _REGISTERED: dict[Any, LossFacts] = {}
-
-
-def check_targets(loss: Any, facts: LossFacts, outputs: Tensor, targets: Tensor) -> None:
-    """Refuse targets that a loss cannot mean.
-
-    Raises:
-        InvalidInputError: for a shape that would be broadcast, labels out of range, values outside [0, 1].
-    """
-    if facts.targets in ("real", "unit interval") and targets.shape != outputs.shape:
-        hint = ""
-        if targets.numel() == outputs.numel():
-            hint = f" Reshape the targets to {tuple(outputs.shape)} (for example with unsqueeze(1))."
-        raise InvalidInputError(
-            f"{facts.name} compares outputs {tuple(outputs.shape)} with targets {tuple(targets.shape)}: shapes must be "
-            f"equal, for torch would silently broadcast them.{hint}"
-        )
-    if facts.targets == "unit interval" and bool(((targets < 0) | (targets > 1)).any()):
-        low, high = float(targets.min()), float(targets.max())
-        raise InvalidInputError(
-            f"{facts.name} needs targets in [0, 1], found values from {low:g} to {high:g}; "
-            "labels -1 and +1 belong to SoftMarginLoss"
-        )
-    if facts.targets == "classes" and not targets.is_floating_point():
-        _check_labels(facts.name, outputs, targets, getattr(loss, "ignore_index", None))
-
-
-def _check_labels(name: str, outputs: Tensor, targets: Tensor, ignored: int | None) -> None:
-    if outputs.dim() < 2 or targets.shape != (outputs.shape[0], *outputs.shape[2:]):
-        raise InvalidInputError(
-            f"{name} with class labels needs outputs (N, C, ...) and labels (N, ...), got outputs "
-            f"{tuple(outputs.shape)} "
-            f"and labels {tuple(targets.shape)}"
-        )
-    kept = targets if ignored is None else targets[targets != ignored]
-    if kept.numel() == 0:
-        raise InvalidInputError(f"every label equals ignore_index={ignored}: nothing is left to learn from")
-    low, high, classes = int(kept.min()), int(kept.max()), outputs.shape[1]
-    if low < 0 or high >= classes:
-        raise InvalidInputError(
-            f"labels run from {low} to {high}, but the model has {classes} outputs, so labels must lie in "
-            f"0..{classes - 1}"
-        )
-
-
-def with_known_targets(facts: LossFacts, loss: Any, outputs: Tensor, targets: Tensor) -> LossFacts:
-    """Settle what only the targets decide: whether every sample's infimum is attained at finite outputs."""
-    if facts.attained is not None or facts.infimum is None:
-        return facts
-    if facts.name == "SoftMarginLoss":
-        return replace(facts, attained=bool((targets == 0).all()))
-    if facts.name in ("BCEWithLogitsLoss", "BCELoss"):
-        return replace(facts, attained=bool(((targets > 0) & (targets < 1)).all()))
-    if facts.name == "PoissonNLLLoss":
-        return replace(facts, attained=bool((targets > 0).all()))
-    if facts.name == "CrossEntropyLoss":
-        spread = targets.is_floating_point() and bool((targets > 0).all()) and loss.weight is None
-        return replace(facts, attained=bool(spread or outputs.shape[1] == 1))
-    return facts

@@ -98,6 +98,10 @@ class Objective(ABC):
         """Entered around every evaluation."""
         return nullcontext()
 
+    def higher_order_context(self) -> AbstractContextManager[None]:
+        """Entered in its place where derivatives beyond the second are taken."""
+        return self.execution_context()
+
     # -- what everyone uses --------------------------------------------------------------------------------------------
 
     def evaluate(self, theta: Float[Tensor, "*batch P"], order: int = 0) -> Evaluation:
@@ -121,7 +125,7 @@ class Objective(ABC):
                 return Evaluation(self._values(rows).reshape(batch))
             value, gradient = self._gradients(rows)
             if order == 1:
-                return Evaluation(value.reshape(batch), gradient.reshape(*batch, -1))
+                return Evaluation(value.reshape(batch), gradient.reshape(*batch, self.space.size))
             hessian = self._hessians(rows)
         size = self.space.size
         return Evaluation(value.reshape(batch), gradient.reshape(*batch, size), hessian.reshape(*batch, size, size))
@@ -147,11 +151,20 @@ class Objective(ABC):
         return hessian
 
     def hessian_product(
-        self, theta: Float[Tensor, "*batch P"], vector: Float[Tensor, "*batch P"]
+        self, theta: Float[Tensor, "*batch P"], vector: Float[Tensor, "*#batch P"]
     ) -> Float[Tensor, "*batch P"]:
-        """Hessian times vector, for each parameter vector its own, ``(*batch, P)``; nothing of size P x P is formed."""
+        """Hessian times vector, for each parameter vector its own, ``(*batch, P)``; nothing of size P x P is formed.
+
+        Args:
+            theta: ``(*batch, P)``.
+            vector: of the same shape; or with fewer or single batch dimensions, which are then repeated.
+
+        Raises:
+            InvalidInputError: for shapes that do not fit.
+            NotApplicableError: where the objective cannot be differentiated twice.
+        """
         rows, batch = self._rows(theta)
-        vectors = vector.to(self.dtype).expand(*batch, self.space.size).reshape(rows.shape)
+        vectors = self._vectors(vector, batch).reshape(rows.shape)
         passes = plan_passes(self.cost, 2 * len(rows))
         result = torch.zeros_like(rows)
         step = max(1, passes.copies // 2)  # a product holds about twice what a gradient holds
@@ -160,7 +173,7 @@ class Objective(ABC):
                 part = slice(start, start + step)
                 for chunk in self.chunks(passes.samples):
                     result[part] += paths.hessian_products(self._bound(chunk), rows[part], vectors[part], self.path)
-        return result.reshape(*batch, -1)
+        return result.reshape(*batch, self.space.size)
 
     def hessian_operator(self, theta: Float[Tensor, " P"], *, keep: bool | None = None) -> LinearOperator:
         """The Hessian at one parameter vector, known by its products.
@@ -172,10 +185,15 @@ class Objective(ABC):
 
         Raises:
             MemoryLimitError: if ``keep=True`` does not fit.
+            NotApplicableError: if ``keep=True`` does not work, or there are no second derivatives.
         """
         point = self._single(theta)
         needed = self.kept_bytes()
         if keep:
+            if not self.path.keep:
+                raise NotApplicableError(
+                    f"the graph of the gradient cannot be kept here ({'; '.join(self.path.notes)}); use keep=False"
+                )
             require_memory(
                 needed, "a kept graph of the gradient", "Use keep=False: products by chunks, twice the time."
             )
@@ -278,6 +296,19 @@ class Objective(ABC):
             )
         return rows[0]
 
+    def _vectors(self, vector: Tensor, batch: torch.Size) -> Tensor:
+        """Check a direction for every parameter vector and repeat it over the batch."""
+        size = self.space.size
+        if not isinstance(vector, Tensor) or not vector.is_floating_point():
+            found = vector.dtype if isinstance(vector, Tensor) else type(vector).__name__
+            raise InvalidInputError(f"the vector must be a floating tensor, got {found}")
+        lead = vector.shape[:-1]
+        fits = vector.dim() > 0 and vector.shape[-1] == size and len(lead) <= len(batch)
+        if not fits or any(n not in (1, m) for n, m in zip(reversed(lead), reversed(batch), strict=False)):
+            wanted = f"({', '.join(map(str, [*batch, size]))}{'' if batch else ','})"
+            raise InvalidInputError(f"the vector has shape {tuple(vector.shape)}, expected {wanted}")
+        return vector.detach().to(dtype=self.dtype, device=self.device).expand(*batch, size)
+
     def _bound(self, chunk: Any) -> paths.ScalarFunction:
         return lambda theta: self.chunk_value(theta, chunk)
 
@@ -310,14 +341,15 @@ class Objective(ABC):
             f"{len(rows)} dense Hessian(s) of {size} x {size}",
             "Use hessian_operator(theta), or fewer parameter vectors at once.",
         )
-        identity = torch.eye(size, dtype=self.dtype, device=self.device)
         hessians = torch.zeros(len(rows), size, size, dtype=self.dtype, device=self.device)
-        self._add_columns(rows, identity, hessians)
-        return (hessians + hessians.mT) / 2
+        self._add_columns(rows, None, hessians)
+        for hessian in hessians.unbind():  # one by one: the sum of all with all transposes would be a third copy
+            hessian.add_(hessian.mT.clone()).div_(2)
+        return hessians
 
-    def _add_columns(self, rows: Tensor, vectors: Tensor, into: Tensor) -> None:
-        """Add H(row) v for every row and every vector into ``(b, k, P)``, cut to fit."""
-        k = len(vectors)
+    def _add_columns(self, rows: Tensor, vectors: Tensor | None, into: Tensor) -> None:
+        """Add H(row) v for every row and every vector (None: every unit vector) into ``(b, k, P)``, cut to fit."""
+        k = into.shape[1]
         passes = plan_passes(self.cost, 2 * len(rows) * k)
         copies = max(1, passes.copies // 2)
         columns = min(k, copies)
@@ -326,10 +358,14 @@ class Objective(ABC):
             some = slice(start, start + seeds)
             for chunk in self.chunks(passes.samples):
                 for first in range(0, k, columns):
-                    these = slice(first, first + columns)
-                    into[some, these] += paths.hessian_columns(
-                        self._bound(chunk), rows[some], vectors[these], self.path
-                    )
+                    these = slice(first, min(first + columns, k))
+                    part = self._units(these) if vectors is None else vectors[these]
+                    into[some, these] += paths.hessian_columns(self._bound(chunk), rows[some], part, self.path)
+
+    def _units(self, these: slice) -> Tensor:
+        units = torch.zeros(these.stop - these.start, self.space.size, dtype=self.dtype, device=self.device)
+        units[:, these].fill_diagonal_(1)
+        return units
 
     def _kept_operator(self, point: Tensor) -> LinearOperator:
         passes = plan_passes(self.cost, 1)
@@ -343,7 +379,7 @@ class Objective(ABC):
 
     def _operator(self, matmat: Any) -> LinearOperator:
         if self.path.second == "none":
-            raise NotApplicableError("no Hessian here: " + "; ".join(self.path.notes))
+            raise NotApplicableError(f"this objective has no Hessian: {self.path.why_not_twice()}")
         size = self.space.size
 
         def inside(columns: Tensor) -> Tensor:

@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from thalweg.foundation import LinearOperator, current_limit, plan_passes, require_memory
+from thalweg.foundation import (
+    Cost,
+    InvalidInputError,
+    LinearOperator,
+    NotApplicableError,
+    current_limit,
+    plan_passes,
+    require_memory,
+)
+from thalweg.objectives import paths, samples
 from thalweg.objectives.capabilities import Capability
 from thalweg.objectives.objective import Objective
-from thalweg.objectives.paths import quiet
+from thalweg.objectives.samples import chunk_length
 
 __all__ = ["OutputObjective"]
 
 OutputFunction = Callable[[Tensor], Tensor]
+
+AT_ONCE = 8
+"""Samples in one pass where each needs passes back of its own: a larger graph would only make every pass dearer."""
+
+
+class _Piece(NamedTuple):
+    """One pass: which parameter vectors, which chunk, and where its samples stand among all."""
+
+    rows: slice
+    chunk: Any
+    samples: slice
 
 
 class OutputObjective(Objective):
@@ -51,39 +72,40 @@ class OutputObjective(Objective):
     # -- outputs and what the loss makes of them -----------------------------------------------------------------------
 
     def outputs(self, theta: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch N C"]:
-        """Outputs of every sample."""
-        return self._over_samples(theta, self.chunk_outputs, self.n_outputs)
+        """Outputs of every sample.
+
+        Raises:
+            MemoryLimitError: if they would not fit.
+        """
+        return self._over_samples(theta, lambda outputs, _: outputs, self.n_outputs)
 
     def sample_values(self, theta: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch N"]:
         """Contribution of each sample; their sum is the value."""
 
-        def contributions(row: Tensor, chunk: Any) -> Tensor:
-            outputs = self.chunk_outputs(row, chunk)
-            return _per_sample(lambda o, c: self.chunk_loss(o, c), outputs, chunk).unsqueeze(1)
+        def contributions(outputs: Tensor, chunk: Any) -> Tensor:
+            return paths.values(
+                lambda row: samples.sample_losses(self.chunk_loss, row, chunk), outputs, self.path
+            ).unsqueeze(-1)
 
         return self._over_samples(theta, contributions, 1).squeeze(-1)
 
     def output_gradient(self, theta: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch N C"]:
         """Gradient of the value with respect to the outputs."""
-
-        def slope(row: Tensor, chunk: Any) -> Tensor:
-            return self._loss_gradient(self.chunk_outputs(row, chunk).detach(), chunk)
-
-        return self._over_samples(theta, slope, self.n_outputs)
+        return self._over_samples(theta, self._slopes, self.n_outputs)
 
     def output_hessian(self, theta: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch N C C"]:
-        """Hessian of the value with respect to the outputs: one C x C block per sample, all others vanish."""
+        """Hessian of the value with respect to the outputs: one C x C block per sample, all others vanish.
+
+        Raises:
+            MemoryLimitError: if the blocks would not fit.
+        """
         width = self.n_outputs
-
-        def blocks(row: Tensor, chunk: Any) -> Tensor:
-            return self._loss_hessian(self.chunk_outputs(row, chunk).detach(), chunk).flatten(1)
-
-        flat = self._over_samples(theta, blocks, width**2)
+        flat = self._over_samples(theta, lambda outputs, chunk: self._blocks(outputs, chunk).flatten(2), width**2)
         return flat.reshape(*flat.shape[:-1], width, width)
 
     # -- Jacobians -----------------------------------------------------------------------------------------------------
 
-    def jacobian(self, theta: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch N*C P"]:
+    def jacobian(self, theta: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch NC P"]:
         """Jacobian of all outputs, samples outer, outputs inner.
 
         Raises:
@@ -92,51 +114,67 @@ class OutputObjective(Objective):
         rows, batch = self._rows(theta)
         n, width, size = self.n_samples, self.n_outputs, self.space.size
         require_memory(
-            2 * len(rows) * n * width * size * self._item_bytes,
+            len(rows) * n * width * size * self._item_bytes,
             f"{len(rows)} dense Jacobian(s) of {n * width} x {size}",
             "Use jacobian_operator(theta), or a subset of the samples.",
         )
-        pieces = [piece for _, piece, _ in self._jacobian_pieces(rows)]
-        return torch.cat(pieces, dim=1).reshape(*batch, n * width, size)
+        result = rows.new_zeros(len(rows), n, width, size)
+        for piece, jacobian, _ in self._jacobians(rows):
+            result[piece.rows, piece.samples] = jacobian
+        return result.reshape(*batch, n * width, size)
 
-    def sample_gradients(self, theta: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch N P"]:
-        """Gradient of each sample's contribution; their sum is the gradient.
+    def sample_gradients(
+        self, theta: Float[Tensor, "*batch P"], indices: Tensor | None = None
+    ) -> Float[Tensor, "*batch n P"]:
+        """Gradient of each sample's contribution; over all samples their sum is the gradient.
+
+        Args:
+            theta: ``(*batch, P)``.
+            indices: ``(n,)`` sample numbers; None takes all N.
 
         Raises:
+            InvalidInputError: for sample numbers outside 0..N-1.
             MemoryLimitError: if they would not fit.
         """
         rows, batch = self._rows(theta)
-        n, width, size = self.n_samples, self.n_outputs, self.space.size
+        size = self.space.size
+        index = self._sample_numbers(indices)
         require_memory(
-            2 * len(rows) * n * size * self._item_bytes,
-            f"{n} gradients of {size} coordinates for {len(rows)} parameter vector(s)",
-            "Use a subset of the samples.",
+            len(rows) * len(index) * size * self._item_bytes,
+            f"{len(index)} gradients of {size} coordinates for {len(rows)} parameter vector(s)",
+            "Ask for fewer samples with indices=.",
         )
-        pieces = []
-        for chunk, jacobian, outputs in self._jacobian_pieces(rows):
-            slopes = torch.stack([self._loss_gradient(o, chunk) for o in outputs.unbind()])
-            by_sample = jacobian.reshape(len(rows), -1, width, size)
-            pieces.append(torch.einsum("bnc,bncp->bnp", slopes, by_sample))
-        return torch.cat(pieces, dim=1).reshape(*batch, n, size)
+        per_sample = self.cost.bytes_per_sample + 2 * size * self._item_bytes
+        step = plan_passes(Cost(max(1, len(index)), per_sample, self.cost.bytes_fixed), 1).samples
+        result = rows.new_zeros(len(rows), len(index), size)
+        by_vmap = self.path.samples == "vmap"
+        with self.execution_context(), paths.quiet():
+            for start in range(0, len(index), step):
+                chunk = self._chunk_at(index[start : start + step])
+                for i, row in enumerate(rows.unbind()):
+                    result[i, start : start + step] = samples.sample_gradients(
+                        self.chunk_value, row, chunk, by_vmap=by_vmap
+                    ).detach()
+        return result.reshape(*batch, len(index), size)
 
     def jacobian_operator(self, theta: Float[Tensor, " P"]) -> LinearOperator:
         """The Jacobian at one parameter vector, known by its products and those of its transpose."""
         point = self._single(theta)
-        samples = plan_passes(self.cost, 1).samples
+        at_once = self._samples_to_push()
         width, shape = self.n_outputs, (self.n_samples * self.n_outputs, self.space.size)
 
         def forward(columns: Tensor) -> Tensor:
             with self.execution_context():
-                parts = [_push(self._outputs_of(c), point, columns, self.path.forward) for c in self.chunks(samples)]
-            return torch.cat(parts).reshape(shape[0], -1)
+                parts = [self._push(point, chunk, columns) for chunk in self.chunks(at_once)]
+            return torch.cat(parts).detach()
 
         def backward(columns: Tensor) -> Tensor:
-            result, start = torch.zeros(columns.shape[1], shape[1], dtype=self.dtype, device=self.device), 0
+            result, start = columns.new_zeros(columns.shape[1], shape[1]), 0
             with self.execution_context():
-                for chunk in self.chunks(samples):
-                    stop = start + _length(chunk)
+                for chunk in self.chunks(at_once):
+                    stop = start + chunk_length(chunk)
                     signals = columns[start * width : stop * width].T.reshape(columns.shape[1], -1, width)
-                    result += _pull(self._outputs_of(chunk), point, signals)
+                    result += samples.pull(self._outputs_of(chunk), point, signals)
                     start = stop
             return result.T
 
@@ -151,18 +189,17 @@ class OutputObjective(Objective):
             MemoryLimitError: if the matrices would not fit.
         """
         rows, batch = self._rows(theta)
-        width, size = self.n_outputs, self.space.size
+        size = self.space.size
         require_memory(
             2 * len(rows) * size**2 * self._item_bytes,
             f"{len(rows)} Gauss-Newton matrix(ces) of {size} x {size}",
             "Use gauss_newton_operator(theta).",
         )
-        total = torch.zeros(len(rows), size, size, dtype=self.dtype, device=self.device)
-        for chunk, jacobian, outputs in self._jacobian_pieces(rows):
-            blocks = torch.stack([self._loss_hessian(o, chunk) for o in outputs.unbind()])
-            by_sample = jacobian.reshape(len(rows), -1, width, size)
-            weighted = torch.einsum("bncd,bndp->bncp", blocks, by_sample).reshape(jacobian.shape)
-            total += jacobian.mT @ weighted
+        total = rows.new_zeros(len(rows), size, size)
+        for piece, jacobian, outputs in self._jacobians(rows):
+            blocks = self._blocks(outputs, piece.chunk)
+            weighted = torch.einsum("bncd,bndp->bncp", blocks, jacobian)
+            total[piece.rows] += jacobian.flatten(1, 2).mT @ weighted.flatten(1, 2)
         return ((total + total.mT) / 2).reshape(*batch, size, size)
 
     def gauss_newton_operator(self, theta: Float[Tensor, " P"], *, keep: bool | None = None) -> LinearOperator:
@@ -170,21 +207,32 @@ class OutputObjective(Objective):
 
         Args:
             theta: ``(P,)``.
-            keep: keep the graph of the outputs in memory; None keeps them where the predicted memory fits.
+            keep: keep the graph of the outputs in memory; None keeps it where the predicted memory fits.
+
+        Raises:
+            MemoryLimitError: if ``keep=True`` does not fit.
+            NotApplicableError: if ``keep=True`` does not work.
         """
         point = self._single(theta)
-        keep = self.path.keep and self.kept_bytes() <= current_limit() if keep is None else keep
-        samples = plan_passes(self.cost, 1).samples
+        needed = self.kept_bytes()
+        if keep:
+            if not self.path.keep:
+                raise NotApplicableError(
+                    f"the graph of the outputs cannot be kept here ({'; '.join(self.path.notes)}); use keep=False"
+                )
+            require_memory(needed, "a kept graph of the outputs", "Use keep=False: products by chunks, twice the time.")
+        keep = self.path.keep and needed <= current_limit() if keep is None else keep
+        at_once = self._samples_to_push()
         make = self._kept_gauss_newton if keep else self._fresh_gauss_newton
         kept = []
         if keep:
             with self.execution_context():
-                kept = [make(point, chunk) for chunk in self.chunks(samples)]
+                kept = [make(point, chunk) for chunk in self.chunks(at_once)]
 
         def matmat(columns: Tensor) -> Tensor:
             total = torch.zeros_like(columns)
             with self.execution_context():
-                products = kept if keep else (make(point, chunk) for chunk in self.chunks(samples))
+                products = kept if keep else (make(point, chunk) for chunk in self.chunks(at_once))
                 for product in products:
                     total += product(columns)
             return total
@@ -192,167 +240,142 @@ class OutputObjective(Objective):
         size = self.space.size
         return LinearOperator((size, size), matmat, symmetric=True, dtype=self.dtype, device=self.device)
 
-    def _fresh_gauss_newton(self, point: Tensor, chunk: Any) -> Callable[[Tensor], Tensor]:
+    def _fresh_gauss_newton(self, point: Tensor, chunk: Any) -> OutputFunction:
         f = self._outputs_of(chunk)
         with torch.no_grad():
-            blocks = self._loss_hessian(f(point), chunk)
+            outputs = f(point)
+        curvature = self._curvature(outputs, chunk)
 
         def product(columns: Tensor) -> Tensor:
-            pushed = _push(f, point, columns, self.path.forward)  # (n * C, k)
-            signals = torch.einsum("ncd,ndk->knc", blocks, pushed.reshape(*blocks.shape[:2], -1))
-            return _pull(f, point, signals).T
+            pushed = self._push(point, chunk, columns)  # (n * C, k)
+            signals = torch.stack([curvature(v.reshape(outputs.shape)) for v in pushed.T.unbind()])
+            return samples.pull(f, point, signals).T
 
         return product
 
-    def _kept_gauss_newton(self, point: Tensor, chunk: Any) -> Callable[[Tensor], Tensor]:
-        """One forward pass whose graph is retained; pushing forward is the transpose of pulling back."""
-        f = self._outputs_of(chunk)
-        with torch.enable_grad():
-            leaf = point.detach().requires_grad_()
-            outputs = f(leaf)
-            signal = torch.zeros_like(outputs, requires_grad=True)
-            (pulled,) = torch.autograd.grad(outputs, leaf, signal, create_graph=True)
-        blocks = self._loss_hessian(outputs.detach(), chunk)
-
-        def product(columns: Tensor) -> Tensor:
-            parts = []
-            for v in columns.T.unbind():
-                (pushed,) = torch.autograd.grad(pulled, signal, v, retain_graph=True, materialize_grads=True)
-                weighted = torch.einsum("ncd,nd->nc", blocks, pushed)
-                parts.append(torch.autograd.grad(outputs, leaf, weighted, retain_graph=True, materialize_grads=True)[0])
-            return torch.stack(parts, dim=1)
-
-        return product
+    def _kept_gauss_newton(self, point: Tensor, chunk: Any) -> OutputFunction:
+        outputs, backward, forwards = samples.keep_outputs(self._outputs_of(chunk), point)
+        curvature = self._curvature(outputs, chunk)
+        return lambda columns: torch.stack([backward(curvature(forwards(v))) for v in columns.T.unbind()], dim=1)
 
     # -- how it is done ------------------------------------------------------------------------------------------------
 
     def _outputs_of(self, chunk: Any) -> OutputFunction:
         return lambda theta: self.chunk_outputs(theta, chunk)
 
-    def _loss_gradient(self, outputs: Tensor, chunk: Any) -> Tensor:
-        with torch.enable_grad():
-            leaf = outputs.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(self.chunk_loss(leaf, chunk), leaf, materialize_grads=True)
-        return slope
+    def _push(self, point: Tensor, chunk: Any, columns: Tensor) -> Tensor:
+        """``J @ columns`` over a chunk; by the rows of J where neither forward mode nor a second pass back works."""
+        if self.path.forward or self.path.second != "none":
+            return samples.push(self._outputs_of(chunk), point, columns, forward=self.path.forward)
+        return self._rows_of_jacobian(point, chunk).flatten(0, 1) @ columns
 
-    def _loss_hessian(self, outputs: Tensor, chunk: Any) -> Tensor:
-        """``(n, C, C)``: samples do not interact, so one product per output index serves all samples at once."""
-        with torch.enable_grad():
-            leaf = outputs.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(
-                self.chunk_loss(leaf, chunk), leaf, create_graph=True, materialize_grads=True
+    def _samples_to_push(self) -> int:
+        cost = self.cost
+        by_rows = not self.path.forward and self.path.second == "none"
+        extra = self._jacobian_bytes() if by_rows else 0
+        return plan_passes(Cost(self.n_samples, cost.bytes_per_sample + extra, cost.bytes_fixed), 1).samples
+
+    def _jacobian_bytes(self) -> int:
+        """What a sample's Jacobian takes besides one pass, while it is made and multiplied."""
+        width, size = self.n_outputs, self.space.size
+        return self.cost.bytes_per_sample * width + (3 * width * size + width**2) * self._item_bytes
+
+    def _chunk_at(self, indices: Tensor) -> Any:
+        """The chunk that holds these samples, in this order."""
+        chunks = list(self.chunks(self.n_samples))
+        return pytree.tree_map(
+            lambda *leaves: (
+                torch.cat([leaf.to(self.device) for leaf in leaves])[indices]
+                if isinstance(leaves[0], Tensor)
+                else leaves[0]
+            ),
+            *chunks,
+        )
+
+    def _sample_numbers(self, indices: Tensor | None) -> Tensor:
+        if indices is None:
+            return torch.arange(self.n_samples, device=self.device)
+        index = torch.as_tensor(indices, device=self.device)
+        if index.dim() != 1 or index.is_floating_point() or index.dtype == torch.bool:
+            raise InvalidInputError(
+                f"indices must be a vector of sample numbers, got {index.dtype} of shape {tuple(index.shape)}"
             )
-            if not slope.requires_grad:
-                return outputs.new_zeros(*outputs.shape, outputs.shape[1])
-            rows = [
-                torch.autograd.grad(slope[:, c].sum(), leaf, retain_graph=True, materialize_grads=True)[0]
-                for c in range(outputs.shape[1])
-            ]
-        return torch.stack(rows, dim=1)
+        if len(index) and not 0 <= int(index.min()) <= int(index.max()) < self.n_samples:
+            raise InvalidInputError(f"indices must lie in 0..{self.n_samples - 1}")
+        return index
+
+    def _outputs_at(self, rows: Tensor, chunk: Any) -> Tensor:
+        """``(b, n, C)``, without a graph."""
+        with torch.no_grad():
+            return paths.values(self._outputs_of(chunk), rows, self.path)
+
+    def _slopes(self, outputs: Tensor, chunk: Any) -> Tensor:
+        """``(b, n, C)``: gradients of the loss at outputs of that shape, all parameter vectors in one pass."""
+        return paths.gradients(lambda row: self.chunk_loss(row, chunk), outputs, self.path)[1]
+
+    def _blocks(self, outputs: Tensor, chunk: Any) -> Tensor:
+        """``(b, n, C, C)``: Hessians of the loss at outputs ``(b, n, C)``."""
+        return samples.loss_hessians(
+            lambda all_rows: paths.values(lambda row: self.chunk_loss(row, chunk), all_rows, self.path).sum(), outputs
+        )
+
+    def _curvature(self, outputs: Tensor, chunk: Any) -> OutputFunction:
+        return samples.loss_curvature(lambda row: self.chunk_loss(row, chunk), outputs)
 
     def _over_samples(self, theta: Tensor, function: Callable[[Tensor, Any], Tensor], width: int) -> Tensor:
-        """Lay ``function(row, chunk)``, each ``(n, width)``, into ``(*batch, N, width)``."""
+        """Lay ``function(outputs (b, n, C), chunk)``, each ``(b, n, width)``, into ``(*batch, N, width)``."""
         rows, batch = self._rows(theta)
         require_memory(
             len(rows) * self.n_samples * width * self._item_bytes,
             f"{width} numbers for each of {self.n_samples} samples and {len(rows)} parameter vector(s)",
             "Use fewer parameter vectors at once, or a subset of the samples.",
         )
-        samples = plan_passes(self.cost, 1).samples
-        with self.execution_context(), torch.no_grad():
-            parts = (
-                [torch.stack([function(row, chunk) for row in rows.unbind()]) for chunk in self.chunks(samples)]
-                if len(rows)
-                else [torch.zeros(0, self.n_samples, width, dtype=self.dtype)]
-            )
-        return torch.cat(parts, dim=1).reshape(*batch, self.n_samples, width).detach()
-
-    def _jacobian_pieces(self, rows: Tensor) -> list[tuple[Any, Tensor, Tensor]]:
-        """Chunk, its Jacobians ``(b, n * C, P)`` and outputs ``(b, n, C)``, chunk by chunk."""
-        return list(self._iterate_jacobian(rows))
-
-    def _iterate_jacobian(self, rows: Tensor) -> Any:
-        size, width = self.space.size, self.n_outputs
-        cost = self.cost
-        per_sample = len(rows) * (cost.bytes_per_sample * width + 3 * width * size * self._item_bytes)
-        samples = max(1, min(self.n_samples, (384 * 2**20) // max(1, per_sample)))
+        result = rows.new_zeros(len(rows), self.n_samples, width)
+        extra = 4 * (width + self.n_outputs) * self._item_bytes
         with self.execution_context():
-            for chunk in self.chunks(samples):
-                outputs = torch.stack([self.chunk_outputs(row, chunk).detach() for row in rows.unbind()])
-                jacobian = (
-                    torch.stack([self._jacobian_of(row, chunk) for row in rows.unbind()])
-                    if (self.path.batch == "loop" or len(rows) == 1)
-                    else torch.func.vmap(lambda row, c=chunk: _sample_jacobians(self.chunk_outputs, row, c))(rows)
-                )
-                yield chunk, jacobian.detach().reshape(len(rows), -1, size), outputs
+            for piece in self._pieces(rows, extra):
+                outputs = self._outputs_at(rows[piece.rows], piece.chunk)
+                result[piece.rows, piece.samples] = function(outputs, piece.chunk).detach()
+        return result.reshape(*batch, self.n_samples, width)
 
-    def _jacobian_of(self, row: Tensor, chunk: Any) -> Tensor:
-        """``(n, C, P)`` by the route that works for this objective."""
-        if self.path.batch == "vmap":
-            return _sample_jacobians(self.chunk_outputs, row, chunk)
-        f, n, width = self._outputs_of(chunk), _length(chunk), self.n_outputs
-        if self.space.size <= n * width and self.path.forward:
-            identity = torch.eye(self.space.size, dtype=self.dtype, device=self.device)
-            return _push(f, row, identity, True).reshape(n, width, -1)
-        identity = torch.eye(n * width, dtype=self.dtype, device=self.device).reshape(n * width, n, width)
-        return _pull(f, row, identity).reshape(n, width, -1)
+    def _pieces(self, rows: Tensor, extra: int, most: int | None = None) -> Iterator[_Piece]:
+        """Cut parameter vectors and samples so that a pass fits, with `extra` bytes a sample besides its own."""
+        cost = self.cost
+        passes = plan_passes(Cost(self.n_samples, cost.bytes_per_sample + extra, cost.bytes_fixed), max(1, len(rows)))
+        for first in range(0, len(rows), passes.copies):
+            start = 0
+            for chunk in self.chunks(min(passes.samples, most or passes.samples)):
+                stop = start + chunk_length(chunk)
+                yield _Piece(slice(first, first + passes.copies), chunk, slice(start, stop))
+                start = stop
 
+    def _jacobians(self, rows: Tensor) -> Iterator[tuple[_Piece, Tensor, Tensor]]:
+        """Piece by piece the Jacobians ``(b, n, C, P)`` and outputs ``(b, n, C)``, so that no more is held at once."""
+        size, width = self.space.size, self.n_outputs
+        forward = self.path.samples == "loop" and self.path.forward and size <= 2 * AT_ONCE * width
+        most = AT_ONCE if self.path.samples == "loop" and not forward else None
+        with self.execution_context(), paths.quiet():
+            for piece in self._pieces(rows, self._jacobian_bytes(), most):
+                some = rows[piece.rows]
+                outputs = self._outputs_at(some, piece.chunk)
+                if self.path.samples == "vmap":
+                    found = paths.values(partial(self._rows_of_jacobian, chunk=piece.chunk), some, self.path)
+                elif forward:
+                    found = torch.stack([self._columns_of_jacobian(row, piece.chunk) for row in some.unbind()])
+                else:
+                    found = torch.stack([self._rows_of_jacobian(row, piece.chunk) for row in some.unbind()])
+                yield piece, found.detach(), outputs
 
-def _length(chunk: Any) -> int:
-    return len(pytree.tree_leaves(chunk)[0])
+    def _rows_of_jacobian(self, row: Tensor, chunk: Any) -> Tensor:
+        """``(n, C, P)`` by passes back, for each sample by itself where vmap over samples works."""
+        if self.path.samples == "vmap":
+            return samples.sample_jacobians(self.chunk_outputs, row, chunk)
+        n, width = chunk_length(chunk), self.n_outputs
+        signals = torch.eye(n * width, dtype=self.dtype, device=self.device).reshape(n * width, n, width)
+        return samples.pull(self._outputs_of(chunk), row, signals).reshape(n, width, -1)
 
-
-def _sample_jacobians(outputs: Callable[[Tensor, Any], Tensor], theta: Tensor, chunk: Any) -> Tensor:
-    """Jacobian of each sample by itself: C backward passes for the whole chunk instead of n * C."""
-
-    def of_one(sample: Any) -> Tensor:
-        alone = pytree.tree_map(lambda leaf: leaf.unsqueeze(0), sample)
-        result: Tensor = torch.func.jacrev(lambda t: outputs(t, alone).squeeze(0))(theta)
-        return result
-
-    result: Tensor = torch.func.vmap(of_one)(chunk)
-    return result
-
-
-def _per_sample(loss: Callable[[Tensor, Any], Tensor], outputs: Tensor, chunk: Any) -> Tensor:
-    """The loss of each sample as a batch of one."""
-
-    def of_one(row: Tensor, sample: Any) -> Tensor:
-        return loss(row.unsqueeze(0), pytree.tree_map(lambda leaf: leaf.unsqueeze(0), sample))
-
-    try:
-        result: Tensor = torch.func.vmap(of_one)(outputs, chunk)
-    except RuntimeError:  # a loss that vmap cannot batch (a data-dependent branch): one by one
-        samples = [pytree.tree_map(lambda leaf, i=i: leaf[i], chunk) for i in range(len(outputs))]
-        return torch.stack([of_one(row, s) for row, s in zip(outputs.unbind(), samples, strict=True)])
-    return result
-
-
-def _push(f: OutputFunction, point: Tensor, columns: Tensor, forward: bool) -> Tensor:
-    """``J @ columns`` as ``(n * C, k)``: forward mode where there is one, else the transpose of the transpose."""
-    if forward:
-        with quiet(), torch.no_grad():
-            parts = [torch.func.jvp(f, (point,), (v,))[1].reshape(-1) for v in columns.T.unbind()]
-        return torch.stack(parts, dim=1)
-    with torch.enable_grad():
-        leaf = point.detach().requires_grad_()
-        outputs = f(leaf)
-        signal = torch.zeros_like(outputs, requires_grad=True)
-        (pulled,) = torch.autograd.grad(outputs, leaf, signal, create_graph=True)
-        parts = [
-            torch.autograd.grad(pulled, signal, v, retain_graph=True, materialize_grads=True)[0].reshape(-1)
-            for v in columns.T.unbind()
-        ]
-    return torch.stack(parts, dim=1).detach()
-
-
-def _pull(f: OutputFunction, point: Tensor, signals: Tensor) -> Tensor:
-    """``J^T`` times each of ``(k, n, C)``, as ``(k, P)``."""
-    with torch.enable_grad():
-        leaf = point.detach().requires_grad_()
-        outputs = f(leaf)
-        parts = [
-            torch.autograd.grad(outputs, leaf, signal, retain_graph=True, materialize_grads=True)[0]
-            for signal in signals.unbind()
-        ]
-    return torch.stack(parts)
+    def _columns_of_jacobian(self, row: Tensor, chunk: Any) -> Tensor:
+        """``(n, C, P)`` in forward mode, one coordinate after another."""
+        units = torch.eye(self.space.size, dtype=self.dtype, device=self.device)
+        pushed = samples.push(self._outputs_of(chunk), row, units, forward=True)
+        return pushed.reshape(chunk_length(chunk), self.n_outputs, -1)

@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 ScalarFunction = Callable[[Tensor], Tensor]
+RowFunction = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class DerivativePath:
             (``jvp``), or ``none`` where the function cannot be differentiated twice.
         forward: whether forward mode works; products with Jacobians and Taylor coefficients take it.
         columns: many Hessian columns at one point by ``vmap``, or one after another.
+        samples: derivatives of each sample by itself by ``vmap`` over the samples, or one after another.
         keep: whether the graph of the gradient can be kept and differentiated again and again (`kept_hessian_product`).
         notes: why a faster route was not taken, one sentence each.
     """
@@ -51,16 +53,24 @@ class DerivativePath:
     second: Literal["double-backward", "jvp", "none"] = "double-backward"
     forward: bool = True
     columns: Literal["vmap", "loop"] = "vmap"
+    samples: Literal["vmap", "loop"] = "vmap"
     keep: bool = True
     notes: tuple[str, ...] = ()
+
+    def why_not_twice(self) -> str:
+        """Why there are no second derivatives, for refusals."""
+        reasons = [note for note in self.notes if note.startswith(("double backward", "forward mode"))]
+        return f"it cannot be differentiated twice ({'; '.join(reasons) or 'declared so'})"
 
     def describe(self) -> str:
         """One line for reports.
 
         >>> DerivativePath(batch="loop").describe()
-        'batch: loop, second derivatives: double-backward, columns: vmap'
+        'batch: loop, second derivatives: double-backward, columns: vmap, samples: vmap'
         """
-        return f"batch: {self.batch}, second derivatives: {self.second}, columns: {self.columns}"
+        return (
+            f"batch: {self.batch}, second derivatives: {self.second}, columns: {self.columns}, samples: {self.samples}"
+        )
 
 
 @contextmanager
@@ -72,17 +82,18 @@ def quiet() -> Iterator[None]:
         yield
 
 
-def values(f: ScalarFunction, thetas: Float[Tensor, "b P"], path: DerivativePath) -> Float[Tensor, " b"]:
-    """``f`` at every row."""
+def values(f: RowFunction, thetas: Float[Tensor, "b ..."], path: DerivativePath) -> Float[Tensor, "b ..."]:
+    """``f`` at every row; it may return a tensor of any shape."""
     if len(thetas) == 1 or path.batch == "loop":
         return torch.stack([f(theta) for theta in thetas.unbind()])
-    result: Tensor = torch.func.vmap(f)(thetas)
+    with quiet():
+        result: Tensor = torch.func.vmap(f)(thetas)
     return result
 
 
 def gradients(
-    f: ScalarFunction, thetas: Float[Tensor, "b P"], path: DerivativePath, *, differentiable: bool = False
-) -> tuple[Float[Tensor, " b"], Float[Tensor, "b P"]]:
+    f: ScalarFunction, thetas: Float[Tensor, "b ..."], path: DerivativePath, *, differentiable: bool = False
+) -> tuple[Float[Tensor, " b"], Float[Tensor, "b ..."]]:
     """``f`` and its gradient at every row, in one pass forward and back.
 
     Rows do not interact, so the gradient of the sum of all values holds every row's own gradient; that needs no
@@ -93,7 +104,8 @@ def gradients(
         result = values(f, leaf, path)
         if not result.requires_grad:
             return result.detach(), torch.zeros_like(thetas)
-        (slope,) = torch.autograd.grad(result.sum(), leaf, create_graph=differentiable, materialize_grads=True)
+        with quiet():
+            (slope,) = torch.autograd.grad(result.sum(), leaf, create_graph=differentiable, materialize_grads=True)
     return (result, slope) if differentiable else (result.detach(), slope)
 
 
@@ -158,15 +170,23 @@ AGREEMENT = {torch.float64: 1e-6, torch.float32: 1e-2}
 """Relative agreement asked between two routes to the same derivative; a wrong rule misses it by orders of magnitude."""
 
 
-def agree(found: Tensor, expected: Tensor) -> bool:
-    """Whether two routes gave the same numbers, up to rounding."""
-    scale = expected.abs().max().clamp_min(torch.finfo(expected.dtype).tiny)
-    return bool((found - expected).abs().max() <= AGREEMENT[expected.dtype] * scale)
+def agree(found: Tensor, expected: Tensor, noise: float = 0.0) -> bool:
+    """Whether two routes gave the same numbers, up to rounding.
+
+    Args:
+        found: by one route.
+        expected: by the other.
+        noise: differences below this are rounding whatever the numbers compared, which may vanish exactly.
+    """
+    if found.shape != expected.shape:
+        return False
+    scale = max(AGREEMENT[expected.dtype] * float(expected.abs().max()), noise, torch.finfo(expected.dtype).tiny)
+    return bool((found - expected).abs().max() <= scale)
 
 
 def _forward_over_reverse(f: ScalarFunction, path: DerivativePath) -> Callable[[Tensor, Tensor], Tensor]:
     if path.second == "none":
-        raise NotApplicableError("this objective cannot be differentiated twice: " + "; ".join(path.notes))
+        raise NotApplicableError(f"this objective has no Hessian: {path.why_not_twice()}")
     slope = torch.func.grad(f)
 
     def product(theta: Tensor, vector: Tensor) -> Tensor:
@@ -180,7 +200,8 @@ def _forward_over_reverse(f: ScalarFunction, path: DerivativePath) -> Callable[[
 def _backward_again(slope: Tensor, leaf: Tensor, vectors: Tensor) -> Tensor:
     if not slope.requires_grad:  # a gradient without dependence on theta: a linear function
         return torch.zeros_like(vectors)
-    (result,) = torch.autograd.grad(slope, leaf, vectors, retain_graph=True, materialize_grads=True)
+    with quiet():
+        (result,) = torch.autograd.grad(slope, leaf, vectors, retain_graph=True, materialize_grads=True)
     return result
 
 
@@ -193,9 +214,10 @@ def _double_backward_columns(f: ScalarFunction, thetas: Tensor, vectors: Tensor,
     if not slope.requires_grad:
         return torch.zeros_like(signals).transpose(0, 1)
     if path.columns == "vmap" and len(vectors) > 1:
-        (columns,) = torch.autograd.grad(
-            slope, leaf, signals, retain_graph=True, is_grads_batched=True, materialize_grads=True
-        )
+        with quiet():
+            (columns,) = torch.autograd.grad(
+                slope, leaf, signals, retain_graph=True, is_grads_batched=True, materialize_grads=True
+            )
     else:
         columns = torch.stack([_backward_again(slope, leaf, signal) for signal in signals.unbind()])
     return columns.transpose(0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,41 +11,92 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from thalweg.objectives import paths
+from thalweg.foundation import UnsupportedModelError
+from thalweg.objectives import paths, samples
 from thalweg.objectives.paths import DerivativePath
 
-__all__ = ["bytes_saved", "operations_of", "probe_path", "uses_attention"]
+__all__ = ["bytes_saved", "operations_of", "probe_path", "probe_samples"]
 
 
-def probe_path(f: Callable[[Tensor], Tensor], theta: Tensor) -> DerivativePath:
+def probe_path(f: Callable[[Tensor], Tensor], theta: Tensor, *, smooth: bool = True) -> DerivativePath:
     """Try the transforms from the fastest to the plainest on ``f`` near `theta`, each against a plainer one.
 
     Args:
         f: the pure value of a small chunk.
         theta: ``(P,)``.
+        smooth: whether ``f`` has no kinks, so that differences of gradients tell whether a second derivative is true.
+
+    Raises:
+        UnsupportedModelError: if not even one gradient can be taken.
     """
     generator = torch.Generator().manual_seed(0)
-    scale = 1e-3 * float(theta.abs().max().clamp_min(1e-3))
+    size = 1e-3 * float(theta.abs().max().clamp_min(1e-3))
     noise = torch.randn(2, len(theta), generator=generator, dtype=torch.float64).to(theta)
-    thetas, vectors = theta + scale * noise, noise.flip(0)
-    notes: list[str] = []
+    thetas, vectors = theta + size * noise, noise.flip(0)
+    tried = _Trials()
     plain = DerivativePath(batch="loop", columns="loop")
+    try:
+        _, slope = paths.gradients(f, thetas, plain)
+    except Exception as error:  # whatever a foreign module may raise
+        raise UnsupportedModelError(f"the loss of this model cannot be differentiated: {_first_line(error)}") from error
 
     path = plain
-    _, slope = paths.gradients(f, thetas, plain)
     batched = replace(plain, batch="vmap")
-    if _works(notes, "vmap over parameters", lambda: paths.gradients(f, thetas, batched)[1], slope):
+    if tried.works("vmap over parameters", lambda: paths.gradients(f, thetas, batched)[1], slope):
         path = batched
-    product = _attempt(notes, "double backward", lambda: paths.hessian_products(f, thetas, vectors, plain))
+    tried.noise = 1e-12 * float(slope.abs().max())  # second derivatives may vanish, and are then compared with this
     forward = replace(plain, second="jvp")
-    forward_works = _works(notes, "forward mode", lambda: paths.hessian_products(f, thetas, vectors, forward), product)
+
+    def second(route: DerivativePath) -> Tensor:
+        products = paths.hessian_products(f, thetas, vectors, route)
+        _check_second(f, thetas[0], vectors, products[0], route, smooth=smooth, noise=tried.noise)
+        return products
+
+    product = tried.attempt("double backward", lambda: second(plain))
+    forward_works = tried.works("forward mode", lambda: second(forward), product)
     path = replace(path, forward=forward_works)
     if product is None:
         if not forward_works:
-            return replace(path, second="none", columns="loop", keep=False, notes=tuple(notes))
+            return replace(path, second="none", columns="loop", keep=False, notes=tuple(tried.notes))
         product = paths.hessian_products(f, thetas, vectors, forward)
         path = replace(path, second="jvp")
-    return _probe_second(f, thetas, vectors, product, path, notes)
+    path = _probe_second(f, thetas, vectors, product, path, tried)
+    return replace(path, notes=tuple(tried.notes))
+
+
+class _FalseDerivativeError(Exception):
+    """A route that returns numbers, but not those of the derivative."""
+
+
+def _check_second(
+    f: Callable[[Tensor], Tensor],
+    theta: Tensor,
+    vectors: Tensor,
+    product: Tensor,
+    route: DerivativePath,
+    *,
+    smooth: bool,
+    noise: float,
+) -> None:
+    """See that products are those of a symmetric matrix, and of the one that differences of gradients give.
+
+    A gradient that a user wrote by hand, or that torch marks as differentiable once, can let a second derivative pass
+    without an error and without its own part.
+    """
+    other = paths.hessian_columns(f, theta.unsqueeze(0), vectors[1:], route)[0, 0]
+    crossed = vectors[1] @ product - vectors[0] @ other
+    size = (vectors[1].norm() * product.norm() + vectors[0].norm() * other.norm()) / len(theta) ** 0.5
+    if float(crossed.abs()) > max(10 * paths.AGREEMENT[theta.dtype] * float(size), noise):
+        raise _FalseDerivativeError("the Hessian is not symmetric, so some gradient in it is not differentiable again")
+    if not smooth or theta.dtype != torch.float64:
+        return
+    step = 1e-5 * float(theta.abs().max().clamp_min(1.0)) * vectors[0] / vectors[0].abs().max()
+    ends = torch.stack([theta + step, theta - step])
+    _, slopes = paths.gradients(f, ends, DerivativePath(batch="loop"))
+    measured = (slopes[0] - slopes[1]) / 2 * (vectors[0].abs().max() / step.abs().max())
+    off = (measured - product).abs().max()
+    if float(off) > 1e-3 * float(measured.abs().max() + product.abs().max()) + 1e-9 * float(slopes.abs().max()):
+        raise _FalseDerivativeError("the Hessian is not the derivative of the gradient, which some code gives by hand")
 
 
 def _probe_second(
@@ -53,11 +105,11 @@ def _probe_second(
     vectors: Tensor,
     product: Tensor,
     path: DerivativePath,
-    notes: list[str],
+    tried: _Trials,
 ) -> DerivativePath:
     """Settle how Hessian products are batched and whether the graph can be kept."""
-    if path.batch == "vmap" and not _works(
-        notes, "vmap of Hessian products", lambda: paths.hessian_products(f, thetas, vectors, path), product
+    if path.batch == "vmap" and not tried.works(
+        "vmap of Hessian products", lambda: paths.hessian_products(f, thetas, vectors, path), product
     ):
         path = replace(path, batch="loop")
     columns = replace(path, columns="vmap")
@@ -65,40 +117,77 @@ def _probe_second(
     def diagonal() -> Tensor:
         return paths.hessian_columns(f, thetas, vectors, columns).diagonal(dim1=0, dim2=1).T
 
-    path = columns if _works(notes, "vmap over columns", diagonal, product) else replace(path, columns="loop")
+    path = columns if tried.works("vmap over columns", diagonal, product) else replace(path, columns="loop")
 
     def kept() -> Tensor:
         return paths.kept_hessian_product(f, thetas[0], path)(vectors[0])
 
-    keep = path.second == "double-backward" and _works(notes, "kept graph", kept, product[0])
-    return replace(path, keep=keep, notes=tuple(notes))
+    keep = path.second == "double-backward" and tried.works("kept graph", kept, product[0])
+    return replace(path, keep=keep)
 
 
-def _attempt(notes: list[str], name: str, attempt: Callable[[], Tensor]) -> Tensor | None:
-    try:
-        return attempt()
-    except Exception as error:  # anything a foreign module may raise means: this route is closed
-        notes.append(f"{name} fails: {_first_line(error)}")
-        return None
+def probe_samples(
+    outputs: Callable[[Tensor, Any], Tensor], theta: Tensor, chunk: Any, path: DerivativePath
+) -> DerivativePath:
+    """Settle whether the samples of a chunk can be differentiated one by one under ``vmap``.
+
+    Args:
+        outputs: ``(theta, chunk) -> (n, C)``.
+        theta: ``(P,)``.
+        chunk: a few samples.
+        path: what is known so far.
+    """
+    tried = _Trials()
+
+    def f(point: Tensor) -> Tensor:
+        return outputs(point, chunk)
+
+    with torch.no_grad():
+        few = f(theta)
+    # one signal that weighs every output differently stands for all rows of the Jacobian
+    signal = torch.linspace(1, 2, few.numel(), dtype=few.dtype, device=few.device).reshape(few.shape)
+    pulled = samples.pull(f, theta, signal.unsqueeze(0))[0]
+
+    def by_vmap() -> Tensor:
+        alone = samples.sample_gradients(lambda t, one: (one[1] * outputs(t, one[0])).sum(), theta, (chunk, signal))
+        return alone.sum(0).detach()
+
+    with paths.quiet():
+        if tried.works("vmap over samples", by_vmap, pulled):
+            return replace(path, samples="vmap")
+    return replace(path, samples="loop", notes=(*path.notes, *tried.notes))
 
 
-def _works(notes: list[str], name: str, attempt: Callable[[], Tensor], expected: Tensor | None) -> bool:
-    found = _attempt(notes, name, attempt)
-    if found is None:
+class _Trials:
+    """Attempts, and a note on each that failed."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.noise = 0.0
+
+    def attempt(self, name: str, attempt: Callable[[], Tensor]) -> Tensor | None:
+        try:
+            return attempt()
+        except Exception as error:  # anything a foreign module may raise means: this route is closed
+            self.notes.append(f"{name} fails: {_first_line(error)}")
+            return None
+
+    def works(self, name: str, attempt: Callable[[], Tensor], expected: Tensor | None) -> bool:
+        found = self.attempt(name, attempt)
+        if found is None:
+            return False
+        if expected is None:
+            return bool(torch.isfinite(found).all())
+        if paths.agree(found, expected, self.noise):
+            return True
+        off = float((found - expected).abs().max()) if found.shape == expected.shape else math.inf
+        self.notes.append(f"{name} gives other numbers than the plain route (off by {off:.1e})")
         return False
-    if expected is None:
-        return bool(torch.isfinite(found).all())
-    if paths.agree(found, expected):
-        return True
-    notes.append(
-        f"{name} gives other numbers than the plain route (off by {float((found - expected).abs().max()):.1e})"
-    )
-    return False
 
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
-    line = text[0] if text else type(error).__name__
+    line = text[0].rstrip(".") if text else type(error).__name__
     return line if len(line) <= 140 else line[:137] + "..."
 
 
@@ -137,9 +226,3 @@ def operations_of(run: Callable[[], object]) -> frozenset[str]:
     with torch.no_grad(), recorder:
         run()
     return frozenset(recorder.names)
-
-
-def uses_attention(operations: frozenset[str]) -> bool:
-    """Whether a fused attention kernel is among them, which has no forward mode and no second derivative on a CPU."""
-    fused = ("scaled_dot_product", "multi_head_attention", "transformer_encoder_layer")
-    return any(part in name for name in operations for part in fused)

@@ -50,6 +50,14 @@ class RestrictedObjective(Objective):
         full = self.origin.expand(*theta.shape[:-1], -1)
         return full.index_copy(-1, self._coordinates, theta)
 
+    def lift(self, direction: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch P"]:
+        """``B v``: the direction in the base's space that a direction of the subspace stands for."""
+        if self._basis is not None:
+            return direction @ self._basis.T
+        assert self._coordinates is not None
+        full = torch.zeros_like(self.origin).expand(*direction.shape[:-1], -1)
+        return full.index_copy(-1, self._coordinates, direction)
+
     def embed(self, theta_base: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch k"]:
         """Coordinates of the point of the subspace nearest to `theta_base`."""
         if self._dual is not None:
@@ -77,6 +85,10 @@ class RestrictedObjective(Objective):
     def execution_context(self) -> AbstractContextManager[None]:
         """That of the base."""
         return self.base.execution_context()
+
+    def higher_order_context(self) -> AbstractContextManager[None]:
+        """That of the base."""
+        return self.base.higher_order_context()
 
     def gauss_newton_operator(self, theta: Float[Tensor, " k"]) -> LinearOperator:
         """``B^T G B``."""

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-import copy
-import fnmatch
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from thalweg.foundation import Cost, InvalidInputError, ParameterSpace
-from thalweg.objectives import door, losses, probe
+from thalweg.foundation import (
+    Cost,
+    InvalidInputError,
+    ParameterSpace,
+    UnsupportedModelError,
+    preserved_random_state,
+    require_memory,
+)
+from thalweg.objectives import door, probe
+from thalweg.objectives.bound_loss import BoundLoss
 from thalweg.objectives.capabilities import Capability
+from thalweg.objectives.contents import content_of, content_of_module
 from thalweg.objectives.data import cast_floats, count_samples, read_data, take
+from thalweg.objectives.kernels import HIGHER_ORDER, elementary_operations, fused_kernels
+from thalweg.objectives.kinks import record_kinks
 from thalweg.objectives.losses import LossFacts
 from thalweg.objectives.outputs import OutputObjective
+from thalweg.objectives.private_model import Forward, PrivateModel, free_parameters
 
 __all__ = ["EmpiricalRisk"]
 
-Forward = Callable[[Any, Any], Any]
+AT_THE_DOOR = 512
+"""Samples in one pass while the outputs of all are looked at once."""
 
 
 class RiskChunk(NamedTuple):
@@ -39,8 +49,8 @@ class RiskChunk(NamedTuple):
 class EmpiricalRisk(OutputObjective):
     """The loss of a torch module on data, as a function of its parameters.
 
-    The value equals what the user's own code ``loss(model(inputs), targets)`` computes. The model is copied; the live
-    one, its buffers, mode, gradients and the random state are never touched.
+    The value equals what the user's own code ``loss(model(inputs), targets)`` computes. Model, loss and data are
+    copied; the live ones, the model's buffers, mode and gradients, and the random state are never touched.
 
     Args:
         model: any deterministic `nn.Module`, in the mode it is to be judged in (usually ``eval()``).
@@ -90,111 +100,104 @@ class EmpiricalRisk(OutputObjective):
         door.check_module(model)
         self.dtype = _checked_dtype(dtype)
         self.device = next(model.parameters()).device
-        self._names = _free_parameters(model, parameters)
-        self.model = _private_copy(model, dtype)
-        self._called = _Called(self.model, forward)
-        self._forward = forward
+        names = free_parameters(model, parameters)
+        door.check_free(model, names)
+        self._private = PrivateModel(model, forward, dtype)
+        self.model = self._private.model
+        self.forward = forward
         own = dict(self.model.named_parameters())
-        self.space = ParameterSpace({name: tuple(own[name].shape) for name in self._names})
-        self.initial: Float[Tensor, " P"] = self.space.flatten({n: own[n].detach() for n in self._names})
-        self.loss = losses.module_for(loss)
-        self.reduction = _reduction_of(self.loss, reduction)
+        self.space = ParameterSpace({name: tuple(own[name].shape) for name in names})
+        self.initial: Float[Tensor, " P"] = self.space.flatten({name: own[name].detach() for name in names})
+        self._bound_loss = BoundLoss(loss, reduction, dtype)
         inputs, found = read_data(data, targets)
         self.inputs = cast_floats(inputs, dtype, self.device)
         self.targets = cast_floats(found, dtype, self.device) if found is not None else None
         self.n_samples = count_samples(self.inputs, "data")
         self._weights = _checked_weights(sample_weight, self.n_samples, self.initial)
-        if self.reduction in ("mean", "sum") and not hasattr(self.loss, "reduction") and sample_weight is not None:
+        if sample_weight is not None and not self._bound_loss.by_sample:
             raise InvalidInputError("sample_weight needs one loss per sample: write the callable with reduction='none'")
         self._batch_size = _checked_batch_size(batch_size)
-        self._attention = False
-        self._open_door()
+        self._kernels: frozenset[str] = frozenset()
+        with preserved_random_state():
+            self._open_door()
 
     def _open_door(self) -> None:
         """Look at the forward pass and the loss on real data, refuse what is unsound, and probe what is possible."""
-        with torch.random.fork_rng(devices=[]):
-            door.check_forward(self.model, lambda batch: self.call({}, batch), self.inputs, self.n_samples)
-            operations = probe.operations_of(lambda: self.call({}, take(self.inputs, slice(0, 2))))
-            self._attention = probe.uses_attention(operations)
-            with self.execution_context(), torch.no_grad():
-                self._learn_outputs()
-            small = self._chunk(slice(0, min(self.n_samples, 4)))
-            with self.execution_context():
-                self.path = probe.probe_path(lambda theta: self.chunk_value(theta, small), self.initial)
-                self._bytes_per_sample = self._measure_bytes()
+        with self._private.as_found():
+            door.check_forward(self.model, self._private.call_bare, self.inputs, self.n_samples)
+        few = take(self.inputs, slice(0, 2))
+        self._private.learn_habits(few)
+        self._kernels = fused_kernels(probe.operations_of(lambda: self.call({}, few)))
+        small = self._chunk(slice(0, min(self.n_samples, 4)))
+        with self.execution_context():
+            with torch.no_grad():
+                self._learn_outputs(few)
+            smooth = record_kinks(self.chunk_value, self.initial, [small]).smooth
+            self.path = probe.probe_path(lambda theta: self.chunk_value(theta, small), self.initial, smooth=smooth)
+            self.path = probe.probe_samples(self.chunk_outputs, self.initial, small, self.path)
+            self._bytes_per_sample = self._measure_bytes()
 
-    def _learn_outputs(self) -> None:
-        """Shapes of the outputs, facts about the loss on these targets, and the denominator of its mean."""
-        few = self.call({}, take(self.inputs, slice(0, min(self.n_samples, 2))))
-        leaves, self._output_spec = pytree.tree_flatten(few)
+    def _learn_outputs(self, few: Any) -> None:
+        """Shapes of the outputs, and what the loss is over all of them."""
+        leaves, spec = pytree.tree_flatten(self.call({}, few))
+        self._output_tree = pytree.tree_unflatten(list(range(len(leaves))), spec)  # pickles, which `spec` does not
         self._leaf_shapes = [tuple(leaf.shape[1:]) for leaf in leaves]
         self._leaf_sizes = [leaf[0].numel() for leaf in leaves]
         self.n_outputs = sum(self._leaf_sizes)
-        self.loss_facts: LossFacts = losses.facts_of(self.loss)
-        self._elementwise: nn.Module | None = None
-        self._denominator = 1.0
-        step = self._batch_size or 512
-        flat = torch.cat(
-            [
-                self.chunk_outputs(self.initial, self._chunk(slice(start, min(start + step, self.n_samples))))
-                for start in range(0, self.n_samples, step)
-            ]
+        require_memory(
+            4 * self.n_samples * self.n_outputs * self._item_bytes,
+            f"the outputs of {self.n_samples} samples, {self.n_outputs} each",
+            "Use fewer samples.",
         )
+        step = self._batch_size or AT_THE_DOOR
+        flat = torch.cat([self._flat(self.call({}, chunk.inputs)) for chunk in self.chunks(step)])
         outputs = self._structured(flat)
-        everything = self._chunk(slice(0, self.n_samples))
-        if isinstance(self.loss, nn.Module) and hasattr(self.loss, "reduction"):
-            if not isinstance(outputs, Tensor) or not isinstance(self.targets, Tensor):
-                raise InvalidInputError(
-                    f"{type(self.loss).__name__} compares one tensor of outputs with one of targets; pass forward= to "
-                    f"select "
-                    "the output, targets= to name the targets, or a callable loss for several"
-                )
-            self._prepare_torch_loss(outputs, self.targets)
-        theirs = self._users_own(outputs, everything)
-        ours = self.chunk_loss(flat, everything)
-        if not bool(torch.isfinite(theirs).all()):
-            raise InvalidInputError(
-                f"the loss of the model as given is {float(theirs)}; check outputs, targets and weights"
-            )
-        if abs(float(theirs - ours)) > (1e-9 if self.dtype == torch.float64 else 1e-4) * max(1.0, abs(float(theirs))):
-            raise InvalidInputError(
-                f"the loss over all samples is {float(theirs):.12g}, but its samples sum to {float(ours):.12g}: it is "
-                f"not a "
-                f"{self.reduction} over samples. Declare reduction='mean', 'sum' or 'none' as it is"
-            )
+        self._bound_loss.bind(outputs, self.targets, self.n_samples)
+        self._bound_loss.check_sum(*self._two_ways(flat, outputs))
 
-    def _prepare_torch_loss(self, outputs: Tensor, targets: Tensor) -> None:
-        losses.check_targets(self.loss, self.loss_facts, outputs, targets)
-        self._elementwise = losses.unreduced(self.loss, self.dtype)
-        elements = self._elementwise(outputs, targets)
-        if elements.dim() == 0 or len(elements) != self.n_samples:
-            raise InvalidInputError(f"{type(self.loss).__name__} gives no loss per sample; write it as a callable")
-        self._denominator = losses.sum_denominator(self.loss, elements, outputs, targets)
-        self.loss_facts = losses.with_known_targets(self.loss_facts, self.loss, outputs, targets)
+    def _two_ways(self, flat: Tensor, outputs: Any) -> tuple[Tensor, Tensor]:
+        """The loss over all samples as the user computes it, and as the sum of two unequal parts, without weights."""
+        whole = self._bound_loss.whole(outputs, self._against(self.inputs, self.targets))
+        cut = max(1, self.n_samples // 3)
+        parts = [slice(0, cut), slice(cut, self.n_samples)] if self.n_samples > 1 else [slice(0, 1)]
+        chunks = [self._chunk(part)._replace(weights=self.initial.new_ones(part.stop - part.start)) for part in parts]
+        summed = [self.chunk_loss(flat[part], chunk) for part, chunk in zip(parts, chunks, strict=True)]
+        return whole, torch.stack(summed).sum()
 
-    def _users_own(self, outputs: Any, chunk: RiskChunk) -> Tensor:
-        """The loss exactly as the user's code would compute it (weighted by our own rule where there are weights)."""
-        if bool((self._weights != 1).any()):
-            return self.chunk_loss(self._flat(outputs), chunk)
-        twin = copy.deepcopy(self.loss).to(self.dtype) if isinstance(self.loss, nn.Module) else self.loss
-        value = twin(outputs, chunk.targets if chunk.targets is not None else chunk.inputs)
-        if self.reduction == "none":
-            value = value.sum()
-        if not isinstance(value, Tensor) or value.dim() != 0:
-            raise InvalidInputError(
-                f"the loss returned "
-                f"{'a tensor of shape ' + str(tuple(value.shape)) if isinstance(value, Tensor) else value!r}"
-                ", not one number; declare reduction='none' for a loss per sample"
-            )
-        return value
+    # -- what is known of the loss -------------------------------------------------------------------------------------
+
+    @property
+    def loss(self) -> nn.Module | Callable[[Any, Any], Tensor]:
+        """The private copy of the loss."""
+        return self._bound_loss.loss
+
+    @property
+    def reduction(self) -> str:
+        """What the loss does over the samples: ``"mean"``, ``"sum"``, ``"batchmean"`` or ``"none"``."""
+        return self._bound_loss.reduction
+
+    @property
+    def loss_facts(self) -> LossFacts:
+        """What is known of the loss over these targets."""
+        return self._bound_loss.facts
+
+    def output_infimum(self) -> float | None:
+        """The value that no outputs whatever could fall below; None where the loss declares no infimum.
+
+        It is the sum of the samples' own infima: positive under label smoothing, zero for squared errors and hard
+        labels.
+        """
+        if not isinstance(self.targets, Tensor):
+            return None
+        outputs = self._structured(self.initial.new_zeros(self.n_samples, self.n_outputs))
+        infima = self._bound_loss.sample_infima(outputs, self.targets, self._weights)
+        return None if infima is None else float(infima.sum())
 
     # -- what the base class asks --------------------------------------------------------------------------------------
 
     def call(self, named: Mapping[str, Tensor], inputs: Any) -> Any:
         """Raw outputs of the private copy with some parameters replaced."""
-        replaced = {f"model.{name}": value for name, value in named.items()}
-        outputs: Any = torch.func.functional_call(self._called, replaced, (inputs,))
-        return outputs
+        return self._private(named, inputs)
 
     def chunks(self, samples: int) -> Iterator[RiskChunk]:
         """The samples in order, at most `samples` (and at most ``batch_size``) at once."""
@@ -208,20 +211,16 @@ class EmpiricalRisk(OutputObjective):
 
     def chunk_loss(self, outputs: Float[Tensor, "n C"], chunk: Any) -> Float[Tensor, ""]:
         """The user's loss, normalised over all data."""
-        structured = self._structured(outputs)
-        if self._elementwise is not None:
-            elements = self._elementwise(structured, chunk.targets)
-            by_sample = elements.reshape(len(outputs), -1).sum(1)
-            return (chunk.weights * by_sample).sum() / self._denominator
-        against = chunk.targets if chunk.targets is not None else chunk.inputs
-        found: Tensor = self.loss(structured, against)
-        if self.reduction == "none":
-            return (chunk.weights * found.reshape(len(outputs), -1).sum(1)).sum()
-        return found * (len(outputs) / self.n_samples) if self.reduction == "mean" else found
+        against = self._against(chunk.inputs, chunk.targets)
+        return self._bound_loss.of_chunk(self._structured(outputs), against, chunk.weights)
 
     def execution_context(self) -> AbstractContextManager[None]:
-        """Mathematical attention kernels, the only ones that can be differentiated twice."""
-        return _mathematical_attention() if self._attention or self.device.type == "cuda" else nullcontext()
+        """Elementary operations in place of fused kernels that cannot be differentiated twice."""
+        return self._elementary(self._kernels - HIGHER_ORDER)
+
+    def higher_order_context(self) -> AbstractContextManager[None]:
+        """The same for kernels that can be differentiated twice and no more."""
+        return self._elementary(self._kernels)
 
     @property
     def cost(self) -> Cost:
@@ -231,60 +230,53 @@ class EmpiricalRisk(OutputObjective):
 
     def content(self) -> Iterable[object]:
         """Code and settings of the model, frozen parameters, buffers, loss and data."""
-        yield repr(self.model)
-        yield from sorted({_source(type(module)) for module in self.model.modules()})
-        for name, parameter in self.model.named_parameters():
-            if name not in self.space:
-                yield name
-                yield parameter
-        for name, buffer in self.model.named_buffers():
-            yield name
-            yield buffer
-        yield _source(self._forward) if self._forward is not None else "forward"
-        yield from (
-            repr(self.loss),
-            self.reduction,
-            _source(self.loss if not isinstance(self.loss, nn.Module) else type(self.loss)),
-        )
-        if isinstance(self.loss, nn.Module):
-            yield from self.loss.state_dict().values()
-            yield str({k: v for k, v in vars(self.loss).items() if isinstance(v, bool | int | float | str)})
-        yield from pytree.tree_leaves((self.inputs, self.targets, self._weights))
+        yield from content_of_module(self.model, skip=set(self.space.names))
+        yield from content_of(self.forward)
+        yield self.reduction
+        yield from content_of(self.loss)
+        leaves, spec = pytree.tree_flatten((self.inputs, self.targets, self._weights))
+        yield str(spec)
+        yield from leaves
 
     # -- other data ----------------------------------------------------------------------------------------------------
 
     def subset(self, indices: Tensor | Sequence[int]) -> EmpiricalRisk:
-        """The same risk over some of the samples; a mean is taken over these."""
+        """The same risk over some of the samples; a mean is taken over these.
+
+        Args:
+            indices: sample numbers in any order, also repeated; or a mask ``(N,)`` of booleans.
+
+        Raises:
+            InvalidInputError: for an empty choice, or numbers outside 0..N-1.
+        """
         index = torch.as_tensor(indices, device=self.device)
         if index.dtype == torch.bool:
+            if index.shape != (self.n_samples,):
+                raise InvalidInputError(f"the mask has shape {tuple(index.shape)}, expected ({self.n_samples},)")
             index = index.nonzero().squeeze(1)
-        if index.dim() != 1 or len(index) == 0 or int(index.min()) < 0 or int(index.max()) >= self.n_samples:
-            raise InvalidInputError(f"indices must be a non-empty vector of sample numbers in 0..{self.n_samples - 1}")
-        return self._again(take(self.inputs, index), take(self.targets, index), self._weights[index])
+        if index.numel() == 0:
+            raise InvalidInputError("a subset needs at least one sample")
+        index = self._sample_numbers(index)
+        targets = take(self.targets, index) if self.targets is not None else None
+        return self._again(take(self.inputs, index), targets, self._weights[index])
 
     def on(self, data: Any, targets: Any = None) -> EmpiricalRisk:
-        """The same model and loss on other data."""
+        """The same model and loss on other data, every sample with weight one."""
         return self._again(data, targets, None)
 
     def _again(self, data: Any, targets: Any, weights: Tensor | None) -> EmpiricalRisk:
+        weighted = weights is not None and self._bound_loss.by_sample
         return EmpiricalRisk(
-            self._trainable_copy(),
+            self._private.trainable_copy(self.space.names),
             self.loss,
             data,
             targets,
-            forward=self._forward,
-            parameters=None,
-            sample_weight=weights,
-            reduction=None if self._elementwise is not None else self.reduction,
+            forward=self.forward,
+            sample_weight=weights if weighted else None,
+            reduction=None if self._bound_loss.of_torch else self.reduction,
             dtype=self.dtype,
             batch_size=self._batch_size,
         )
-
-    def _trainable_copy(self) -> nn.Module:
-        twin = copy.deepcopy(self.model)
-        for name, parameter in twin.named_parameters():
-            parameter.requires_grad_(name in self.space)
-        return twin
 
     def load_into_model(self, theta: Float[Tensor, " P"], model: nn.Module) -> float:
         """Write a parameter vector into a live model, in its own dtype.
@@ -313,12 +305,35 @@ class EmpiricalRisk(OutputObjective):
         sizes = f"N={self.n_samples}, C={self.n_outputs}, P={self.space.size}"
         return f"EmpiricalRisk({type(self.model).__name__}, {self.loss_facts.name}, {sizes})"
 
+    def __getstate__(self) -> dict[str, Any]:
+        for name, function in (("forward=", self.forward), ("the loss", self.loss)):
+            if isinstance(function, FunctionType) and "<" in function.__qualname__:
+                raise UnsupportedModelError(
+                    f"{name} is {function.__qualname__}, a function without a name that another process could find; to "
+                    "pickle the objective, define it at the top level of a module"
+                )
+        return vars(self)
+
     # -- how it is done ------------------------------------------------------------------------------------------------
+
+    def _elementary(self, kernels: frozenset[str]) -> AbstractContextManager[None]:
+        if self.device.type == "cuda":
+            kernels = kernels | {"attention"}
+        return elementary_operations(kernels) if kernels else nullcontext()
 
     def _chunk(self, some: slice) -> RiskChunk:
         indices = torch.arange(some.start, some.stop, device=self.device)
         targets = take(self.targets, some) if self.targets is not None else None
         return RiskChunk(take(self.inputs, some), targets, self._weights[some], indices)
+
+    def _chunk_at(self, indices: Tensor) -> RiskChunk:
+        targets = take(self.targets, indices) if self.targets is not None else None
+        return RiskChunk(take(self.inputs, indices), targets, self._weights[indices], indices)
+
+    @staticmethod
+    def _against(inputs: Any, targets: Any) -> Any:
+        """What the loss compares the outputs with: the targets, or the batch itself where there are none."""
+        return targets if targets is not None else inputs
 
     def _flat(self, outputs: Any) -> Tensor:
         leaves = pytree.tree_leaves(outputs)
@@ -328,7 +343,7 @@ class EmpiricalRisk(OutputObjective):
     def _structured(self, outputs: Tensor) -> Any:
         parts = outputs.split(self._leaf_sizes, dim=1)
         leaves = [p.reshape(len(outputs), *shape) for p, shape in zip(parts, self._leaf_shapes, strict=True)]
-        return pytree.tree_unflatten(leaves, self._output_spec)
+        return pytree.tree_map(lambda position: leaves[position], self._output_tree)
 
     def _measure_bytes(self) -> int:
         """Bytes a sample adds to what one pass keeps, and half as much again for what passes through."""
@@ -339,82 +354,6 @@ class EmpiricalRisk(OutputObjective):
 
         per_sample = saved(few) / few if many == few else (saved(many) - saved(few)) / (many - few)
         return int(1.5 * max(per_sample, 8 * self.n_outputs * self.initial.element_size()))
-
-
-class _Called(nn.Module):
-    """The model together with the user's way of calling it, so that both run on replaced parameters."""
-
-    def __init__(self, model: nn.Module, forward: Forward | None) -> None:
-        super().__init__()
-        self.model = model
-        self.user_forward = forward
-        self.training = model.training
-
-    def forward(self, inputs: Any) -> Any:
-        if self.user_forward is not None:
-            return self.user_forward(self.model, inputs)
-        if isinstance(inputs, Mapping):
-            return self.model(**inputs)
-        if isinstance(inputs, tuple | list):
-            return self.model(*inputs)
-        return self.model(inputs)
-
-
-@contextmanager
-def _mathematical_attention() -> Iterator[None]:
-    fast = torch.backends.mha.get_fastpath_enabled()
-    with ExitStack() as stack:
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if torch.backends.cudnn.is_available():
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
-            yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
-
-
-def _private_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    twin = copy.deepcopy(model).to(dtype)
-    for parameter in twin.parameters():
-        parameter.requires_grad_(False)
-        parameter.grad = None
-    return twin
-
-
-def _free_parameters(model: nn.Module, patterns: str | Iterable[str] | None) -> list[str]:
-    trainable = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    if patterns is None:
-        return trainable
-    globs = [patterns] if isinstance(patterns, str) else list(patterns)
-    everything = [name for name, _ in model.named_parameters()]
-    chosen = [name for name in everything if any(fnmatch.fnmatch(name, glob) for glob in globs)]
-    if not chosen:
-        raise InvalidInputError(f"parameters={globs} matches none of {', '.join(everything)}")
-    return chosen
-
-
-def _reduction_of(loss: Any, declared: str | None) -> str:
-    own = getattr(loss, "reduction", None) if isinstance(loss, nn.Module) else None
-    if own is not None:
-        if declared is not None and declared != own:
-            raise InvalidInputError(
-                f"reduction={declared!r} contradicts the loss, which has reduction={own!r}; leave it out"
-            )
-        if own == "none":
-            raise InvalidInputError("the loss has reduction='none' and gives no single number; use 'mean' or 'sum'")
-        return str(own)
-    if not callable(loss):
-        raise InvalidInputError(
-            f"the loss must be a torch loss or a callable (outputs, targets), got {type(loss).__name__}"
-        )
-    if declared not in ("mean", "sum", "none"):
-        raise InvalidInputError(
-            "a loss that is no torch loss must declare what it does over the samples: reduction='mean', 'sum', or "
-            "'none' for "
-            f"one number per sample; got {declared!r}"
-        )
-    return declared
 
 
 def _checked_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -432,20 +371,9 @@ def _checked_batch_size(size: int | None) -> int | None:
 def _checked_weights(weights: Tensor | None, samples: int, like: Tensor) -> Tensor:
     if weights is None:
         return torch.ones(samples, dtype=like.dtype, device=like.device)
-    weights = torch.as_tensor(weights).detach().to(like)
+    weights = torch.as_tensor(weights).detach().to(like).clone()
     if weights.shape != (samples,):
         raise InvalidInputError(f"sample_weight has shape {tuple(weights.shape)}, expected ({samples},)")
     if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()) or not bool((weights > 0).any()):
         raise InvalidInputError("sample_weight must be finite, not negative and not all zero")
     return weights
-
-
-def _source(thing: Any) -> str:
-    """The code of a class or function, or its name where the code cannot be had."""
-    name = f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"
-    if name.startswith("torch."):
-        return f"{name} {torch.__version__.split('+')[0]}"
-    try:
-        return inspect.getsource(thing)
-    except (OSError, TypeError):
-        return name

@@ -10,8 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thalweg.foundation import Cost, InvalidInputError, LinearOperator, ParameterSpace
+from thalweg.foundation import (
+    Cost,
+    InvalidInputError,
+    LinearOperator,
+    ParameterSpace,
+    current_limit,
+    require_memory,
+)
 from thalweg.objectives.capabilities import Capability, require
+from thalweg.objectives.contents import content_of
 from thalweg.objectives.objective import Evaluation, Objective, sum_of
 from thalweg.objectives.paths import DerivativePath
 
@@ -82,6 +90,10 @@ class SumObjective(Objective):
         """The contexts of all terms."""
         return _all_of([term.execution_context for term in self.terms])
 
+    def higher_order_context(self) -> AbstractContextManager[None]:
+        """The contexts of all terms."""
+        return _all_of([term.higher_order_context for term in self.terms])
+
     def evaluate(self, theta: Float[Tensor, "*batch P"], order: int = 0) -> Evaluation:
         """Sum of the terms' evaluations, each by its own fastest way."""
         parts = [term.evaluate(theta, order) for term in self.terms]
@@ -91,13 +103,19 @@ class SumObjective(Objective):
         return Evaluation(value, gradient, hessian)
 
     def hessian_product(
-        self, theta: Float[Tensor, "*batch P"], vector: Float[Tensor, "*batch P"]
+        self, theta: Float[Tensor, "*batch P"], vector: Float[Tensor, "*#batch P"]
     ) -> Float[Tensor, "*batch P"]:
         """Sum of the terms' products."""
         return sum_of(term.hessian_product(theta, vector) for term in self.terms)
 
     def hessian_operator(self, theta: Float[Tensor, " P"], *, keep: bool | None = None) -> LinearOperator:
-        """Sum of the terms' operators."""
+        """Sum of the terms' operators; ``keep=None`` keeps the graphs of all terms, or of none where not all fit."""
+        if keep is None and self.kept_bytes() > current_limit():
+            keep = False
+        elif keep:
+            require_memory(
+                self.kept_bytes(), "the kept graphs of all terms", "Use keep=False: products by chunks, twice the time."
+            )
         return _sum_operators([term.hessian_operator(theta, keep=keep) for term in self.terms])
 
     def kept_bytes(self) -> int:
@@ -136,6 +154,7 @@ class L2(Objective):
     """
 
     capabilities = frozenset({Capability.GAUSS_NEWTON})
+    nonnegative = True
 
     def __init__(
         self,
@@ -150,11 +169,12 @@ class L2(Objective):
             raise InvalidInputError(f"the strength of a penalty must be finite and not negative, got {strength}")
         self.space = space if isinstance(space, ParameterSpace) else space.space
         self.dtype = dtype or (torch.float64 if isinstance(space, ParameterSpace) else space.dtype)
+        self.device = torch.device("cpu") if isinstance(space, ParameterSpace) else space.device
         self.strength = float(strength)
-        mask = torch.zeros(self.space.size, dtype=self.dtype)
-        mask[self.space.select(parameters if parameters is not None else "*")] = 1
+        mask = torch.zeros(self.space.size, dtype=self.dtype, device=self.device)
+        mask[self.space.select(parameters if parameters is not None else "*").to(self.device)] = 1
         self.mask = mask
-        self.center = torch.zeros_like(mask) if center is None else center.detach().to(self.dtype).clone()
+        self.center = torch.zeros_like(mask) if center is None else center.detach().to(mask).clone()
         if self.center.shape != mask.shape:
             raise InvalidInputError(f"center has shape {tuple(self.center.shape)}, expected ({self.space.size},)")
 
@@ -179,7 +199,9 @@ class L2(Objective):
         """The Hessian itself, which is diagonal and constant."""
         diagonal = (self.strength * self.mask).unsqueeze(1)
         size = self.space.size
-        return LinearOperator((size, size), lambda columns: diagonal * columns, symmetric=True, dtype=self.dtype)
+        return LinearOperator(
+            (size, size), lambda columns: diagonal * columns, symmetric=True, dtype=self.dtype, device=self.device
+        )
 
     def __repr__(self) -> str:
         return f"L2({self.strength:g})"
@@ -191,7 +213,7 @@ class Penalty(Objective):
     Args:
         space: the space, or an objective whose space it is.
         function: maps a dictionary of named tensors to a scalar.
-        name: for reports and the fingerprint; give a new name to a new function.
+        name: for reports and the fingerprint, which also holds the function's code and what it closes over.
 
     >>> space = ParameterSpace({"weight": (2,)})
     >>> Penalty(space, lambda p: p["weight"].prod(), name="product").value(torch.tensor([2.0, 3.0]))
@@ -208,6 +230,7 @@ class Penalty(Objective):
     ) -> None:
         self.space = space if isinstance(space, ParameterSpace) else space.space
         self.dtype = dtype or (torch.float64 if isinstance(space, ParameterSpace) else space.dtype)
+        self.device = torch.device("cpu") if isinstance(space, ParameterSpace) else space.device
         self.function = function
         self.name = name
 
@@ -216,8 +239,8 @@ class Penalty(Objective):
         return self.function(self.space.unflatten(theta))
 
     def content(self) -> Iterable[object]:
-        """The name."""
-        return [self.name]
+        """The name and the function."""
+        return [self.name, *content_of(self.function)]
 
     def __repr__(self) -> str:
         return f"Penalty({self.name})"
