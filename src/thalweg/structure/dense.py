@@ -1,0 +1,321 @@
+"""A network as a multilayer perceptron: a chain of dense layers with an activation after each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from thalweg.foundation import InvalidInputError, ParameterSpace
+from thalweg.structure.activations import ActivationFacts, activation_facts
+from thalweg.structure.steps import Step
+from thalweg.structure.weights import Weights, evaluate_weights
+
+if TYPE_CHECKING:
+    from thalweg.structure.network import NetworkStructure
+
+__all__ = ["DenseLayer", "DenseNetwork", "Units", "read_dense"]
+
+
+@dataclass(frozen=True, eq=False)
+class DenseLayer:
+    """``activation(W x + b)``.
+
+    Attributes:
+        name: of the layer.
+        weight: name of the parameter that holds W; None where W is put together from parts of parameters.
+        bias: name of the parameter that holds b; None without bias (or put together from parts).
+        transposed: True if the parameter holds the transpose of W.
+        activation: what follows; the identity for a linear layer.
+        weight_coordinates: coordinates in theta of W, ``(out, in)``; -1 where frozen.
+        bias_coordinates: coordinates in theta of b, ``(out,)``, or None without bias.
+    """
+
+    name: str
+    weight: str | None
+    bias: str | None
+    transposed: bool
+    activation: ActivationFacts
+    weight_coordinates: Tensor
+    bias_coordinates: Tensor | None
+    _weight: Weights = field(repr=False)
+    _bias: Weights | None = field(repr=False)
+
+    @property
+    def in_features(self) -> int:
+        """Columns of W."""
+        return int(self.weight_coordinates.shape[1])
+
+    @property
+    def out_features(self) -> int:
+        """Rows of W."""
+        return int(self.weight_coordinates.shape[0])
+
+
+class Units(NamedTuple):
+    """Where the m units of a hidden layer lie in theta; coordinates are -1 where frozen.
+
+    Attributes:
+        incoming: ``(m, d)``, weights into each unit.
+        bias: ``(m,)``, or None without bias.
+        outgoing: ``(m, k)``, weights from each unit into the k units of the next layer.
+    """
+
+    incoming: Int[Tensor, "m d"]
+    bias: Int[Tensor, " m"] | None
+    outgoing: Int[Tensor, "m k"]
+
+
+@dataclass(frozen=True, eq=False)
+class DenseNetwork:
+    """A multilayer perceptron, as `NetworkStructure.as_dense` gives it.
+
+    Rows are what the first layer sees: one a sample, or several (positions of a sequence), all treated alike. What the
+    network does to its inputs before the first layer (flattening, scaling) is no part of it; `features` does that.
+
+    Attributes:
+        layers: in order; the last one makes the outputs.
+        space: the address of every coordinate of theta.
+        rows_per_sample: number of rows that one sample makes.
+        tied: True if two places of the network use the same coordinate of theta.
+
+    >>> from torch import nn
+    >>> from thalweg.structure import trace
+    >>> net = trace(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.ones(5, 3)).as_dense()
+    >>> net.widths, [layer.activation.name for layer in net.layers]
+    ((3, 4, 2), ['tanh', 'identity'])
+    >>> net.units(0).outgoing
+    tensor([[16, 20],
+            [17, 21],
+            [18, 22],
+            [19, 23]])
+    """
+
+    layers: tuple[DenseLayer, ...]
+    space: ParameterSpace
+    rows_per_sample: int
+    tied: bool
+    _structure: NetworkStructure = field(repr=False)
+    _features: int = field(repr=False)
+    _left: bool = field(repr=False)
+    _flat: int | None = field(repr=False)
+
+    @property
+    def hidden(self) -> tuple[DenseLayer, ...]:
+        """All layers but the last."""
+        return self.layers[:-1]
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Number of features before the first layer and after each."""
+        return (self.layers[0].in_features, *(layer.out_features for layer in self.layers))
+
+    def units(self, layer: int) -> Units:
+        """Where the units of a hidden layer lie in theta.
+
+        Args:
+            layer: number of the hidden layer, from 0.
+
+        Raises:
+            InvalidInputError: if there is no such hidden layer.
+        """
+        if not 0 <= layer < len(self.layers) - 1:
+            raise InvalidInputError(f"there are {len(self.layers) - 1} hidden layers, numbered from 0; got {layer}")
+        here, after = self.layers[layer], self.layers[layer + 1]
+        return Units(here.weight_coordinates, here.bias_coordinates, after.weight_coordinates.T)
+
+    def matrices(self, theta: Float[Tensor, "*batch P"]) -> list[tuple[Tensor, Tensor | None]]:
+        """W ``(*batch, out, in)`` and b ``(*batch, out)`` or None of each layer; frozen ones without batch."""
+        named = self._structure.named(theta)
+        everything = self._structure.parameters
+        found = []
+        for layer in self.layers:
+            bias = None if layer._bias is None else evaluate_weights(layer._bias, named, everything)
+            found.append((evaluate_weights(layer._weight, named, everything), bias))
+        return found
+
+    def features(self, inputs: Any) -> Float[Tensor, "M d"]:
+        """What the first layer sees, one row after another, for inputs with any number of samples."""
+        step = self._structure.steps[self._features]
+        leaves = pytree.tree_leaves(inputs)
+        if self._flat is not None and not self._left:
+            return leaves[self._flat].detach().to(torch.float64).reshape(-1, self.layers[0].in_features)
+        if step.kind == "input":
+            tensor = leaves[int(self._structure.key_of(step))].detach().to(torch.float64)
+        else:
+            nothing = torch.zeros(self.space.size, dtype=torch.float64)
+            tensor = self._structure.record(nothing, inputs, [step.index])[0]
+        return tensor.T if self._left else tensor.reshape(-1, tensor.shape[-1])
+
+    def preactivations(self, theta: Float[Tensor, "*batch P"], inputs: Any) -> list[Float[Tensor, "*batch M m"]]:
+        """``W x + b`` of every layer, the last one included."""
+        return self._forward(theta, inputs)[0]
+
+    def activations(self, theta: Float[Tensor, "*batch P"], inputs: Any) -> list[Float[Tensor, "*batch M m"]]:
+        """``activation(W x + b)`` of every layer, the last one included."""
+        return self._forward(theta, inputs)[1]
+
+    def outputs(self, theta: Float[Tensor, "*batch P"], inputs: Any) -> Float[Tensor, "*batch N C"]:
+        """The network's outputs, one row per sample, all other dimensions flattened."""
+        last = self._forward(theta, inputs)[1][-1]
+        return last.reshape(*last.shape[:-2], -1, self.rows_per_sample * last.shape[-1])
+
+    def _forward(self, theta: Tensor, inputs: Any) -> tuple[list[Tensor], list[Tensor]]:
+        x = self.features(inputs).to(theta.device, theta.dtype)
+        before, after = [], []
+        for layer, (weight, bias) in zip(self.layers, self.matrices(theta), strict=True):
+            z = x @ weight.mT
+            if bias is not None:
+                z = z + bias.unsqueeze(-2)
+            x = layer.activation(z)
+            before.append(z)
+            after.append(x)
+        return before, after
+
+
+class _NotDenseError(Exception):
+    pass
+
+
+_ONE_NUMBER = "it was traced with a single sample, or takes one number of samples only; trace it with several"
+
+
+def read_dense(structure: NetworkStructure) -> tuple[DenseNetwork | None, str]:
+    """The structure as a multilayer perceptron, or None and the reason."""
+    try:
+        return _Reader(structure).read(), ""
+    except _NotDenseError as reason:
+        return None, str(reason)
+
+
+class _Reader:
+    """Follows the chain of steps from the inputs to the output."""
+
+    def __init__(self, structure: NetworkStructure) -> None:
+        self._structure = structure
+        self._layers: list[DenseLayer] = []
+        self._order: Tensor | None = None  # where each entry lies in the table of rows and features
+
+    def read(self) -> DenseNetwork:
+        chain, first = self._chain()
+        if not self._structure.independent_samples:
+            open_question = self._structure.independent_samples is None
+            raise _NotDenseError("samples influence each other" if not open_question else _ONE_NUMBER)
+        left = next((step.left for step in chain if step.kind == "dense"), False)
+        for step in chain:
+            self._take(step)
+        self._check_output()
+        assert self._order is not None
+        rows = self._order.numel() // self._layers[-1].out_features
+        return DenseNetwork(
+            layers=tuple(self._layers),
+            space=self._structure.space,
+            rows_per_sample=rows // self._samples(rows),
+            tied=self._tied(),
+            _structure=self._structure,
+            _features=first,
+            _left=left,
+            _flat=self._flat_input(first),
+        )
+
+    def _chain(self) -> tuple[list[Step], int]:
+        """The steps that depend on parameters, in order, and the number of the step they start from."""
+        steps = self._structure.steps
+        if len(self._structure.outputs) != 1:
+            raise _NotDenseError(f"it has {len(self._structure.outputs)} outputs")
+        step = steps[self._structure.outputs[0]]
+        chain: list[Step] = []
+        while step.kind != "input" and not step.from_data:
+            if len(step.reads) != 1 or step.kind not in {"dense", "activation", "rearrange"}:
+                raise _NotDenseError(f"{step.name!r} is not a step of a multilayer perceptron ({step.kind})")
+            chain.append(step)
+            step = steps[step.reads[0]]
+        if not any(s.kind == "dense" for s in chain):
+            raise _NotDenseError("it has no dense layer")
+        return chain[::-1], step.index
+
+    def _flat_input(self, first: int) -> int | None:
+        """The place of the input that the features are a mere reshaping of, None where they are more than that."""
+        steps, way = self._structure.steps, []
+        step = steps[first]
+        while step.kind == "rearrange" and len(step.reads) == 1:
+            way.append(step)
+            step = steps[step.reads[0]]
+        if step.kind != "input":
+            return None
+        table = torch.arange(torch.Size(step.shape).numel()).reshape(step.shape)
+        for rearrangement in reversed(way):
+            table = self._structure.rearranged(rearrangement, table)
+        same = table.numel() == torch.Size(step.shape).numel() and _in_order(table)
+        return int(self._structure.key_of(step)) if same else None
+
+    def _take(self, step: Step) -> None:
+        if step.kind == "dense":
+            self._dense(step)
+        elif step.kind == "activation":
+            self._activation(step)
+        elif self._order is not None:
+            self._order = self._structure.rearranged(step, self._order)
+
+    def _dense(self, step: Step) -> None:
+        assert step.weight is not None
+        if step.weight.kind == "computed":
+            raise _NotDenseError(f"the weights of {step.name!r} are computed from {', '.join(step.weight.names)}")
+        out, inside = step.weight.shape
+        if self._order is not None:
+            table = self._order.T if step.left else self._order
+            if table.shape[-1] != inside or not _in_order(table):
+                raise _NotDenseError(f"entries are rearranged between rows and features before {step.name!r}")
+        rows = int(torch.Size(step.shape).numel()) // out
+        order = torch.arange(rows * out).reshape(rows, out)
+        self._order = order.T if step.left else order.reshape(step.shape)
+        coordinates = self._structure.coordinates
+        layer = DenseLayer(
+            name=step.name,
+            weight=_name(step.weight),
+            bias=None if step.bias is None else _name(step.bias),
+            transposed=step.weight.kind == "transposed",
+            activation=activation_facts("identity"),
+            weight_coordinates=coordinates(step.weight),
+            bias_coordinates=None if step.bias is None else coordinates(step.bias),
+            _weight=step.weight,
+            _bias=step.bias,
+        )
+        self._layers.append(layer)
+
+    def _activation(self, step: Step) -> None:
+        if not self._layers:
+            raise _NotDenseError(f"{step.name!r} comes before the first dense layer")
+        last = self._layers[-1]
+        if last.activation.name != "identity":
+            raise _NotDenseError(f"two elementwise functions follow {last.name!r}")
+        assert step.activation is not None
+        self._layers[-1] = replace(last, activation=step.activation)
+
+    def _check_output(self) -> None:
+        if self._order is None or not _in_order(self._order):
+            raise _NotDenseError("its outputs are rearranged between samples and features")
+
+    def _samples(self, rows: int) -> int:
+        shape = self._structure.steps[self._structure.outputs[0]].shape
+        return shape[0] if shape and rows % shape[0] == 0 else rows
+
+    def _tied(self) -> bool:
+        tables = [t for layer in self._layers for t in (layer.weight_coordinates, layer.bias_coordinates)]
+        used = torch.cat([table.reshape(-1) for table in tables if table is not None])
+        used = used[used >= 0]
+        return len(used.unique()) < len(used)
+
+
+def _in_order(table: Tensor) -> bool:
+    return bool((table.reshape(-1) == torch.arange(table.numel())).all())
+
+
+def _name(weights: Weights) -> str | None:
+    return weights.names[0] if weights.kind in {"whole", "transposed"} else None
+
+
