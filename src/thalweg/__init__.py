@@ -1,0 +1,129 @@
+"""A PyTorch toolkit for the minima of neural-network losses.
+
+The customary alias is ``import thalweg as tw``. Every name below is imported on first use, so that importing the
+package costs nothing; the rooms (``tw.zoo``, ``tw.tangent``, ...) are imported in the same way.
+
+>>> import thalweg as tw
+>>> tw.ParameterSpace({"weight": (2, 3), "bias": (2,)}).size
+8
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` does the same from the table below
+    from thalweg import display, foundation, inspection, objectives, solvers, structure, tangent, zoo
+    from thalweg.foundation import (
+        InvalidInputError,
+        MemoryLimitError,
+        NotApplicableError,
+        ParameterSpace,
+        StochasticModelError,
+        ThalwegError,
+        ThalwegWarning,
+        UnsupportedModelError,
+        memory_limit,
+    )
+    from thalweg.inspection import Verdict, inspect
+    from thalweg.objectives import (
+        L2,
+        EmpiricalRisk,
+        Objective,
+        Penalty,
+        SumObjective,
+        as_theta,
+        restrict,
+        taylor,
+    )
+    from thalweg.solvers import Solution, Status, find_critical_point, minimize
+    from thalweg.structure import NetworkStructure
+
+_HOME = {
+    # what is minimised
+    "Objective": "objectives",
+    "EmpiricalRisk": "objectives",
+    "SumObjective": "objectives",
+    "L2": "objectives",
+    "Penalty": "objectives",
+    "restrict": "objectives",
+    "taylor": "objectives",
+    "as_theta": "objectives",
+    "ParameterSpace": "foundation",
+    "NetworkStructure": "structure",
+    # what is asked
+    "inspect": "inspection",
+    "Verdict": "inspection",
+    "minimize": "solvers",
+    "find_critical_point": "solvers",
+    "Solution": "solvers",
+    "Status": "solvers",
+    # limits and errors
+    "memory_limit": "foundation",
+    "ThalwegError": "foundation",
+    "InvalidInputError": "foundation",
+    "StochasticModelError": "foundation",
+    "UnsupportedModelError": "foundation",
+    "NotApplicableError": "foundation",
+    "MemoryLimitError": "foundation",
+    "ThalwegWarning": "foundation",
+}
+"""Public name and the room that defines it. No name may be that of a room: importing the room would put the module in
+its place."""
+
+_ROOMS = ("foundation", "structure", "objectives", "zoo", "display", "tangent", "solvers", "inspection")
+
+__all__ = [
+    "__version__",
+    "Objective",
+    "EmpiricalRisk",
+    "SumObjective",
+    "L2",
+    "Penalty",
+    "restrict",
+    "taylor",
+    "as_theta",
+    "ParameterSpace",
+    "NetworkStructure",
+    "inspect",
+    "Verdict",
+    "minimize",
+    "find_critical_point",
+    "Solution",
+    "Status",
+    "memory_limit",
+    "ThalwegError",
+    "InvalidInputError",
+    "StochasticModelError",
+    "UnsupportedModelError",
+    "NotApplicableError",
+    "MemoryLimitError",
+    "ThalwegWarning",
+    "foundation",
+    "structure",
+    "objectives",
+    "zoo",
+    "display",
+    "tangent",
+    "solvers",
+    "inspection",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name or a room on first use."""
+    if name in _ROOMS:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+        globals()[name] = value  # the next access does not come here
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Public names and rooms, imported or not."""
+    return sorted({*globals(), *__all__})

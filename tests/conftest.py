@@ -1,0 +1,85 @@
+"""What holds for every test: shapes are checked, one thread a worker, the global random state stays as it was."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import pytest
+import shape_checks
+import torch
+
+# Before anything of the package is imported: from here on the shapes in its signatures are checked (tests only).
+# THALWEG_SHAPE_CHECKS=0 runs the tests without, to see what the checks cost.
+CHECKED = os.environ.get("THALWEG_SHAPE_CHECKS", "1") != "0"
+if CHECKED:
+    shape_checks.install("thalweg")
+
+SOAK = Path(__file__).parent.parent / "benchmarks" / "SOAK.md"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput"):  # a worker of pytest-xdist: its neighbours need the other cores
+        torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the full-size campaigns to `make soak`, which asks for them by ``-m soak``."""
+    if "soak" in config.option.markexpr:
+        return
+    soak = [item for item in items if "soak" in item.keywords]
+    if soak:
+        config.hook.pytest_deselected(items=soak)
+        items[:] = [item for item in items if "soak" not in item.keywords]
+
+
+@pytest.fixture(autouse=True)
+def _default_settings_stay() -> Iterator[None]:
+    """A test that changes torch's default type leaks into all later ones; say so where it happens."""
+    before = torch.get_default_dtype()
+    yield
+    assert torch.get_default_dtype() == before, "the default dtype was changed"
+
+
+@pytest.fixture
+def untouched_random_state() -> Iterator[None]:
+    """Fail unless the global random states of Python, NumPy and torch are afterwards exactly what they were."""
+    python_before, torch_before = random.getstate(), torch.get_rng_state()
+    numpy_before = np.random.get_state()  # noqa: NPY002  the global state is what is being watched
+    yield
+    if not CHECKED:  # beartype draws from Python's global generator to choose which items of a container it looks at
+        assert random.getstate() == python_before, "Python's global random state was moved"
+    assert torch.equal(torch.get_rng_state(), torch_before), "torch's global random state was moved"
+    numpy_after = np.random.get_state()  # noqa: NPY002
+    assert all(np.array_equal(a, b) for a, b in zip(numpy_before, numpy_after, strict=True)), (
+        "NumPy's global random state was moved"
+    )
+
+
+_figures: list[tuple[str, str, str]] = []
+
+
+@pytest.fixture
+def soak_figure(request: pytest.FixtureRequest) -> Callable[[str, object], None]:
+    """Note a figure of a soak campaign for benchmarks/SOAK.md: ``soak_figure("share rightly classified", 0.9998)``."""
+
+    def note(what: str, figure: object) -> None:
+        _figures.append((request.node.nodeid.split("::", 1)[-1], what, str(figure)))
+
+    return note
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not _figures:
+        return
+    where = f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores, {date.today()}"
+    lines = ["# Soak", "", f"Full-size campaigns, run by `make soak`. {where}.", ""]
+    lines += ["| test | figure | value |", "|---|---|---|"]
+    lines += [f"| `{test}` | {what} | {figure} |" for test, what, figure in _figures]
+    SOAK.parent.mkdir(exist_ok=True)
+    SOAK.write_text("\n".join(lines) + "\n")

@@ -1,0 +1,116 @@
+"""Sizes are read as people write them; passes are cut so that they fit, and nothing is left out."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from thalweg.foundation import (
+    Cost,
+    InvalidInputError,
+    MemoryLimitError,
+    available_memory,
+    current_limit,
+    format_bytes,
+    memory_limit,
+    plan_passes,
+    require_memory,
+)
+from thalweg.foundation.memory import WORKING_SET, parse_bytes
+
+UNITS = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+}
+
+
+@given(st.integers(1, 10**4), st.sampled_from(sorted(UNITS)), st.sampled_from(["", " "]))
+def test_parse_bytes_reads_number_and_unit(number: int, unit: str, gap: str) -> None:
+    assert parse_bytes(f"{number}{gap}{unit}") == number * UNITS[unit]
+    assert parse_bytes(f"{number}.5{gap}{unit}") == int((number + 0.5) * UNITS[unit])
+
+
+@given(st.integers(1, 2**50))
+def test_a_formatted_size_reads_back(count: int) -> None:
+    assert parse_bytes(format_bytes(count)) == pytest.approx(count, rel=0.06)
+
+
+@given(st.text(alphabet="0123456789.kKMGTiBbe- x", max_size=8))
+def test_any_other_text_is_refused_by_name(text: str) -> None:
+    with contextlib.suppress(InvalidInputError):
+        assert parse_bytes(text) > 0
+        return
+    with pytest.raises(InvalidInputError, match=re.escape(repr(text))):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize("size", ["", ".", "1.2.3GiB", "GiB", "two GiB", "-1GiB", "1e3", "0", "0.1B"])
+def test_what_is_no_size_is_refused(size: str) -> None:
+    with pytest.raises(InvalidInputError, match=r"memory size|must be positive"):
+        parse_bytes(size)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_limit_is_positive(size: int) -> None:
+    with pytest.raises(InvalidInputError, match="must be positive"), memory_limit(size):
+        pass
+
+
+def test_the_innermost_limit_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THALWEG_MEMORY", "7MB")
+    assert current_limit() == 7_000_000
+    with memory_limit("3KiB"):
+        with memory_limit(100):
+            assert current_limit() == 100
+        assert current_limit() == 3072
+    assert current_limit() == 7_000_000
+    monkeypatch.delenv("THALWEG_MEMORY")
+    assert 0 < current_limit() <= min(4 * 2**30, available_memory() // 2)
+
+
+def test_a_refusal_holds_both_figures_and_the_way_out() -> None:
+    with memory_limit("2GiB"), pytest.raises(MemoryLimitError) as caught:
+        require_memory(5 * 2**30 + 1, "a dense matrix", "Use products.")
+    text = str(caught.value)
+    assert "a dense matrix would need 5.0 GiB, the limit is 2.0 GiB. Use products." in text
+    assert "thalweg.memory_limit('6GiB')" in text
+    assert (caught.value.needed, caught.value.limit) == (5 * 2**30 + 1, 2**31)
+    with memory_limit("2GiB"):
+        require_memory(2**31, "exactly the limit", "")
+
+
+def test_the_way_out_is_one() -> None:
+    with memory_limit(10), pytest.raises(MemoryLimitError) as caught:
+        require_memory(3 * 2**30, "this", "")
+    advice = str(caught.value).split("'")[1]
+    with memory_limit(advice):
+        require_memory(3 * 2**30, "this", "")
+
+
+costs = st.builds(Cost, st.integers(0, 10**6), st.integers(0, 10**9), st.integers(0, 10**10))
+
+
+@given(costs, st.integers(1, 10**5), st.integers(2**10, 2**36))
+def test_a_pass_fits_or_is_as_small_as_can_be(cost: Cost, copies: int, limit: int) -> None:
+    with memory_limit(limit):
+        passes = plan_passes(cost, copies)
+    assert 1 <= passes.copies <= copies
+    assert 1 <= passes.samples <= cost.samples or passes.samples == cost.samples == 0
+    held = passes.copies * (cost.bytes_fixed + passes.samples * cost.bytes_per_sample)
+    smallest = cost.bytes_fixed + min(1, cost.samples) * cost.bytes_per_sample
+    assert held <= max(min(WORKING_SET, limit // 2), smallest) or (passes.copies, passes.samples) in ((1, 1), (1, 0))
+
+
+@given(costs, st.integers(1, 10**4))
+def test_more_memory_never_means_smaller_samples_for_one_copy(cost: Cost, megabytes: int) -> None:
+    with memory_limit(megabytes * 2**20):
+        less = plan_passes(cost, 1)
+    with memory_limit(2 * megabytes * 2**20):
+        more = plan_passes(cost, 1)
+    assert more.samples >= less.samples
