@@ -1,0 +1,32 @@
+"""How to get to a critical point: batched minimisers, index-preserving Newton, and honest statuses."""
+
+from thalweg.solvers.critical import find_critical_point
+from thalweg.solvers.lbfgs import LBFGS
+from thalweg.solvers.loop import Snapshot
+from thalweg.solvers.method import Method
+from thalweg.solvers.minimize import Resolution, Resolver, minimize
+from thalweg.solvers.newton import LevenbergMarquardt, NewtonTrustRegion
+from thalweg.solvers.newton_cg import NewtonCG
+from thalweg.solvers.saddle_methods import EigenvectorFollowing, IndexPreservingNewton, NewtonMinres
+from thalweg.solvers.solution import Solution
+from thalweg.solvers.starts import random_starts
+from thalweg.solvers.status import Status
+
+__all__ = [
+    "EigenvectorFollowing",
+    "IndexPreservingNewton",
+    "LBFGS",
+    "LevenbergMarquardt",
+    "Method",
+    "NewtonCG",
+    "NewtonMinres",
+    "NewtonTrustRegion",
+    "Resolution",
+    "Resolver",
+    "Snapshot",
+    "Solution",
+    "Status",
+    "find_critical_point",
+    "minimize",
+    "random_starts",
+]

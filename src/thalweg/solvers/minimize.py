@@ -1,0 +1,158 @@
+"""The verb: minimise from many starts at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thalweg.foundation import InvalidInputError, current_limit
+from thalweg.objectives import Objective
+from thalweg.solvers.classify import Candidates, Ruling, rule_minimum
+from thalweg.solvers.classify_free import rule_minimum_free
+from thalweg.solvers.lbfgs import LBFGS
+from thalweg.solvers.loop import Callback, Limits, drive
+from thalweg.solvers.method import Method
+from thalweg.solvers.newton import LevenbergMarquardt, NewtonTrustRegion
+from thalweg.solvers.newton_cg import NewtonCG
+from thalweg.solvers.solution import Solution, in_batch_shape, tensor_fields
+from thalweg.solvers.starts import checked_starts
+from thalweg.solvers.status import Status
+
+__all__ = ["METHODS", "Resolution", "Resolver", "as_method", "minimize"]
+
+METHODS: dict[str, type[Method]] = {m.alias: m for m in (NewtonTrustRegion, NewtonCG, LevenbergMarquardt, LBFGS)}
+"""Methods by alias."""
+
+DENSE_LIMIT = 1500
+"""Above this many parameters the endgame multiplies with the Hessian instead of decomposing it."""
+
+Resolution = Status | tuple[Status, str] | None
+"""What a resolver says of one start: nothing, a status, or a status with a message."""
+
+Resolver = Callable[[Objective, Tensor, Solution], Sequence[Resolution]]
+"""Called once with the objective, the points ``(k, P)`` that did not converge, and their Solution; may rename each."""
+
+
+def minimize(
+    objective: Objective,
+    theta: Float[Tensor, "*batch P"] | Any = None,
+    method: str | Method = "newton",
+    tolerance: float = 1e-10,
+    max_iterations: int | None = None,
+    callback: Callback | None = None,
+    stop_event: threading.Event | None = None,
+    time_budget: float | str | None = None,
+    resolver: Resolver | None = None,
+    starts: int | None = None,
+    seed: int | None = None,
+    progress: bool | None = None,
+) -> Solution:
+    """Minimise an objective from every start of a batch.
+
+    `converged` is said only of a point whose gradient is at its tolerance or rounding floor, whose Newton decrement is
+    small, and from which no direction was found that leads to infinity; otherwise the status names what happened.
+
+    Args:
+        objective: what is minimised.
+        theta: starts ``(*batch, P)``, or whatever `thalweg.objectives.as_theta` converts; None takes the parameters the
+            objective came with.
+        method: ``"newton"``, ``"newton-cg"``, ``"lm"``, ``"l-bfgs"``, or one of the classes with its settings.
+        tolerance: for the maximum norm of the gradient; where rounding makes it unreachable, the rounding floor counts.
+        max_iterations: per start; the method's own default where None.
+        callback: called with a `Snapshot` after each iteration; returning True stops.
+        stop_event: stops when set.
+        time_budget: seconds, or a text such as ``"2m"``.
+        resolver: may rename the status of starts that did not converge, see `Resolver`.
+        starts: draw this many random starts instead of `theta` (`thalweg.solvers.random_starts`).
+        seed: of those.
+        progress: show a bar; None shows it in a terminal.
+
+    Returns:
+        A `Solution` in the batch shape of the starts. An interrupt from the keyboard returns what there is.
+
+    Raises:
+        InvalidInputError: for starts that are not finite or misshapen, an unknown method, a tolerance that is not
+            positive.
+        NotApplicableError: where the method needs what the objective has not.
+        MemoryLimitError: where dense Hessians would not fit.
+
+    >>> from thalweg.foundation import ParameterSpace
+    >>> from thalweg.objectives import Penalty
+    >>> space = ParameterSpace({"x": (2,)})
+    >>> def banana(p):
+    ...     return (1 - p["x"][0]) ** 2 + 100 * (p["x"][1] - p["x"][0] ** 2) ** 2
+    >>> rosenbrock = Penalty(space, banana, name="rosenbrock")
+    >>> minimize(rosenbrock, torch.tensor([[-1.2, 1.0], [3.0, -2.0]])).converged
+    tensor([True, True])
+    """
+    chosen = as_method(method)
+    limits = Limits(tolerance, max_iterations, callback, stop_event, time_budget, progress)
+    points, batch = checked_starts(objective, theta, starts, seed)
+    chosen.check(objective)
+    dense = dense_endgame(objective)
+
+    def endgame(candidates: Candidates) -> Ruling:
+        return rule_minimum(objective, candidates) if dense else rule_minimum_free(objective, candidates)
+
+    drawn = (0 if seed is None else seed) if starts is not None else None
+    solution = drive(objective, points, chosen, endgame, limits, batch=batch, seed=drawn)
+    return solution if resolver is None else _resolved(objective, solution, resolver)
+
+
+def as_method(method: str | Method) -> Method:
+    """A method from its alias, or itself.
+
+    Raises:
+        InvalidInputError: listing the aliases.
+    """
+    if isinstance(method, Method):
+        return method
+    if method in METHODS:
+        return METHODS[method]()
+    raise InvalidInputError(
+        f"no method {method!r}; there are {', '.join(map(repr, METHODS))}, and classes with settings"
+    )
+
+
+def dense_endgame(objective: Objective) -> bool:
+    """Whether full spectra at the end of a search are affordable."""
+    size = objective.space.size
+    item = torch.empty((), dtype=objective.dtype).element_size()
+    return objective.path.second != "none" and size <= DENSE_LIMIT and 100 * size**2 * item <= current_limit()
+
+
+def _resolved(objective: Objective, solution: Solution, resolver: Resolver) -> Solution:
+    statuses, messages = solution.statuses, solution.messages
+    open_ones = [i for i, status in enumerate(statuses) if status is not Status.CONVERGED]
+    if not open_ones:
+        return solution
+    some = _subset(solution, open_ones)
+    answers = list(resolver(objective, some.theta, some))
+    if len(answers) != len(open_ones):
+        raise InvalidInputError(f"the resolver gave {len(answers)} answers for {len(open_ones)} starts")
+    for i, answer in zip(open_ones, answers, strict=True):
+        if isinstance(answer, Status):
+            statuses[i] = answer
+        elif answer is not None:
+            statuses[i], messages[i] = answer
+    batch = solution.batch
+    return replace(solution, status=in_batch_shape(statuses, batch), message=in_batch_shape(messages, batch))
+
+
+def _subset(solution: Solution, rows: list[int]) -> Solution:
+    """Some starts as a flat batch."""
+    count, batch = len(solution), torch.Size([len(rows)])
+    changes: dict[str, Any] = {
+        "status": in_batch_shape([solution.statuses[i] for i in rows], batch),
+        "message": in_batch_shape([solution.messages[i] for i in rows], batch),
+    }
+    for name in tensor_fields():
+        tensor = getattr(solution, name)
+        changes[name] = tensor.reshape(count, *tensor.shape[len(solution.batch) :])[rows]
+    return replace(solution, **changes)
