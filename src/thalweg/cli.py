@@ -1,0 +1,118 @@
+"""The command ``thalweg``.
+
+What is heavy (torch, scikit-learn, plotly) is imported inside the commands that need it, so that ``thalweg --help``
+answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from thalweg import __version__
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="thalweg",
+    help="The minima of neural-network losses: find, classify and escape critical points.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"thalweg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(name="inspect")
+def inspect_command(
+    target: Annotated[
+        str, typer.Argument(metavar="FILE.py:FUNCTION", help="Returns (model, loss, inputs, targets) or an Objective.")
+    ],
+    weights: Annotated[
+        list[Path] | None,
+        typer.Option(help="Weights (.safetensors, or a state dict by torch.save); several give a course."),
+    ] = None,
+    polish: Annotated[
+        bool, typer.Option(help="First go to the critical point nearby; a saddle stays a saddle.")
+    ] = False,
+    budget: Annotated[str | None, typer.Option(help="Time, such as 90s, 2m or 1h.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The step size in use, to compare.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="The mini-batch size in use, to compare.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Memory that one request may hold, such as 2GiB.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the verdict as JSON.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the verdict as a page.")] = None,
+) -> None:
+    """Say what point a network stands at, why it is stuck or slow, and what to do next."""
+    with _errors_in_one_line():
+        from contextlib import nullcontext
+
+        from thalweg.commands.inspecting import run_inspect
+        from thalweg.display import print_report
+        from thalweg.foundation import memory_limit
+
+        with memory_limit(memory) if memory is not None else nullcontext():
+            result = run_inspect(
+                target,
+                weights or [],
+                json=json,
+                html=html,
+                polish=polish,
+                budget=budget,
+                learning_rate=learning_rate,
+                batch_size=batch_size,
+            )
+        print_report(result.report(figures=False))
+    if not result.complete:
+        raise typer.Exit(_PARTIAL)
+
+
+@app.command(name="demo")
+def demo_command(
+    folder: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("demo"),
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of training.")] = 15,
+    seed: Annotated[int, typer.Option(help="Of weights and order of samples.")] = 0,
+) -> None:
+    """Train a small network on real digits, inspect it, take the advice, inspect again, write a page."""
+    with _errors_in_one_line():
+        from thalweg.commands.demo import run_demo
+
+        run_demo(folder, epochs=epochs, seed=seed, say=typer.echo)
+
+
+_PARTIAL = 3
+"""Exit status of an inspection that was stopped before its end; what was found is shown and saved all the same."""
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    """A user's mistake is one line on standard error and exit status 2, not a traceback."""
+    from thalweg.foundation.errors import ThalwegError
+
+    try:
+        yield
+    except ThalwegError as error:
+        typer.secho(f"thalweg: {error}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(2) from None
+
+
+def main() -> None:
+    """Run the command line; the entry point of the console script."""
+    app()

@@ -1,0 +1,196 @@
+"""What a step would gain: predicted by a local model, then tried.
+
+A prediction counts only after the loss was evaluated at the end of the step. Steps of many lengths are tried at once,
+and of those whose prediction came true within `AGREEMENT` the one that gained most is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thalweg.foundation import LinearOperator
+from thalweg.inspection.records import Forecast
+from thalweg.objectives import Objective
+from thalweg.solvers.subproblem import trust_region_step
+
+__all__ = ["AGREEMENT", "KrylovPath", "dense_candidates", "krylov_path", "line_candidates", "try_steps"]
+
+AGREEMENT = 0.2
+"""A prediction is verified when it misses the measured decrease by less than this fraction of it."""
+RADII = 24
+"""Trust radii tried, each half of the one before."""
+VISIBLE = 64.0
+"""A decrease below this many units of rounding of the value counts as none."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Steps ``(k, P)`` and the decrease ``(k,)`` that a model predicts for each."""
+
+    steps: Float[Tensor, "k P"]
+    predicted: Float[Tensor, " k"]
+
+
+def try_steps(
+    objective: Objective,
+    theta: Float[Tensor, " P"],
+    value: float,
+    name: str,
+    candidates: Candidates,
+    remark: Callable[[int], str] = lambda _: "",
+) -> Forecast | None:
+    """Evaluate the loss at the end of every candidate step and report the best one whose prediction came true.
+
+    Args:
+        objective: the loss.
+        theta: ``(P,)``.
+        value: the loss there.
+        name: for the report.
+        candidates: steps and predictions.
+        remark: from the number of the chosen candidate.
+
+    Returns:
+        None where no step lowers the loss visibly. Where steps gain but none as predicted, the best one, not verified.
+    """
+    ends = objective.value(theta + candidates.steps)
+    measured = torch.nan_to_num(value - ends, nan=-torch.inf, neginf=-torch.inf)
+    gains = measured > VISIBLE * torch.finfo(theta.dtype).eps * abs(value)
+    if not bool(gains.any()):
+        return None
+    honest = gains & ((candidates.predicted - measured).abs() <= AGREEMENT * measured)
+    pool = honest if bool(honest.any()) else gains
+    best = int(torch.where(pool, measured, torch.full_like(measured, -torch.inf)).argmax())
+    step = candidates.steps[best]
+    length = float(step.norm())
+    return Forecast(
+        name=name,
+        predicted=float(candidates.predicted[best]),
+        measured=float(measured[best]),
+        length=length,
+        relative_length=length / max(float(theta.norm()), torch.finfo(theta.dtype).tiny),
+        verified=bool(honest[best]),
+        remark=remark(best),
+        step=step,
+    )
+
+
+def dense_candidates(
+    eigenvalues: Float[Tensor, " P"], vectors: Float[Tensor, "P P"], gradient: Float[Tensor, " P"], widest: float
+) -> Candidates:
+    """Exact trust-region steps of a quadratic model for radii from `widest` downwards."""
+    radii = widest * 0.5 ** torch.arange(RADII, dtype=eigenvalues.dtype, device=eigenvalues.device)
+    slopes = vectors.T @ gradient
+    found = trust_region_step(eigenvalues.expand(RADII, -1), slopes.expand(RADII, -1), radii)
+    return Candidates(found.step @ vectors.T, found.predicted)
+
+
+def line_candidates(direction: Float[Tensor, " P"], slope: float, curvature: float, longest: float) -> Candidates:
+    """Steps downhill along one direction, from `longest` downwards by halves.
+
+    Args:
+        direction: ``(P,)``.
+        slope: gradient times direction.
+        curvature: direction times Hessian times direction.
+        longest: largest multiple of the direction.
+    """
+    t = longest * 0.5 ** torch.arange(RADII, dtype=direction.dtype, device=direction.device)
+    t = -t if slope > 0 else t
+    return Candidates(t[:, None] * direction, -(slope * t + curvature * t**2 / 2))
+
+
+@dataclass(frozen=True)
+class KrylovPath:
+    """Iterates of conjugate gradients on ``H p = -g`` and what they tell of the gradient's own spectrum.
+
+    Attributes:
+        candidates: every iterate, and shorter multiples of the last.
+        ritz: ``(m,)``, Ritz values of the Krylov space of the gradient.
+        weights: ``(m,)``, squared share of the gradient on each; they sum to its squared norm.
+        negative: whether negative curvature was met, which ends the path.
+    """
+
+    candidates: Candidates
+    ritz: Float[Tensor, " m"]
+    weights: Float[Tensor, " m"]
+    negative: bool
+
+
+def krylov_path(
+    operator: LinearOperator,
+    gradient: Float[Tensor, " P"],
+    iterations: int,
+    longest: float,
+    stop: Callable[[], bool] = lambda: False,
+) -> KrylovPath:
+    """Run conjugate gradients from zero and keep the iterates; each minimises the model on its Krylov space.
+
+    Args:
+        operator: the model's matrix.
+        gradient: ``(P,)``.
+        iterations: at most this many products.
+        longest: length of the step along negative curvature, where it is met.
+        stop: asked before each product.
+    """
+    step, image = torch.zeros_like(gradient), torch.zeros_like(gradient)
+    residual, direction = gradient.clone(), -gradient
+    square = float(residual @ residual)
+    steps, predicted = [], []
+    alphas: list[float] = []
+    betas: list[float] = []
+    negative = False
+    for _ in range(iterations):
+        if stop() or square <= (torch.finfo(gradient.dtype).eps * float(gradient.norm())) ** 2:
+            break
+        product = operator @ direction
+        bend = float(direction @ product)
+        if bend <= 0:
+            negative = True
+            far = longest / float(direction.norm())
+            step, image = step + far * direction, image + far * product
+        else:
+            length = square / bend
+            alphas.append(length)
+            step, image = step + length * direction, image + length * product
+        steps.append(step)
+        predicted.append(-(gradient @ step) - step @ image / 2)
+        if negative:
+            break
+        residual = residual + (square / bend) * product
+        new = float(residual @ residual)
+        betas.append(new / square)
+        direction = -residual + (new / square) * direction
+        square = new
+    ritz, weights = _gradient_spectrum(alphas, betas, gradient)
+    return KrylovPath(_with_shorter(steps, predicted, gradient, step, image), ritz, weights, negative)
+
+
+def _with_shorter(
+    steps: list[Tensor], predicted: list[Tensor], gradient: Tensor, last: Tensor, image: Tensor
+) -> Candidates:
+    if not steps:
+        return Candidates(gradient.new_zeros(0, len(gradient)), gradient.new_zeros(0))
+    shorter = 0.5 ** torch.arange(1, 13, dtype=gradient.dtype, device=gradient.device)
+    slope, bend = gradient @ last, last @ image
+    more = -(slope * shorter + bend * shorter**2 / 2)
+    return Candidates(
+        torch.cat([torch.stack(steps), shorter[:, None] * last]), torch.cat([torch.stack(predicted), more])
+    )
+
+
+def _gradient_spectrum(alphas: list[float], betas: list[float], gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Lanczos matrix of the Krylov space from the coefficients of conjugate gradients (Golub & Van Loan, 11.3)."""
+    m = len(alphas)
+    if m == 0:
+        return gradient.new_zeros(0), gradient.new_zeros(0)
+    matrix = torch.zeros(m, m, dtype=torch.float64)
+    for k in range(m):
+        matrix[k, k] = 1 / alphas[k] + (betas[k - 1] / alphas[k - 1] if k else 0.0)
+        if k + 1 < m:
+            matrix[k, k + 1] = matrix[k + 1, k] = betas[k] ** 0.5 / alphas[k]
+    values, vectors = torch.linalg.eigh(matrix)
+    return values, float(gradient @ gradient) * vectors[0] ** 2

@@ -1,0 +1,57 @@
+"""The first look: value, gradient, its rounding floor, kinks, and the blocks one by one."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from thalweg.inspection.records import Layer, Point
+from thalweg.objectives import EmpiricalRisk, Objective, SumObjective, find_risk
+from thalweg.solvers.local import measure_rounding
+
+__all__ = ["measure_point"]
+
+
+def measure_point(objective: Objective, theta: Float[Tensor, " P"]) -> Point:
+    """Evaluate value and gradient, and what rounding does to them.
+
+    Args:
+        objective: the loss.
+        theta: ``(P,)``.
+    """
+    found = objective.evaluate(theta, 1)
+    assert found.gradient is not None
+    gradient = found.gradient
+    rounding = measure_rounding(objective, theta[None], found.value[None], gradient[None])
+    return Point(
+        value=float(found.value),
+        gradient_norm=float(gradient.abs().max()),
+        gradient_length=float(gradient.norm()),
+        gradient_floor=float(rounding.floor[0]),
+        value_noise=float(rounding.value[0]),
+        theta_norm=float(theta.norm()),
+        infimum=_infimum(objective),
+        kinks=objective.kinks(theta),
+        layers=_layers(objective, theta, gradient),
+        gradient=gradient,
+    )
+
+
+def _layers(objective: Objective, theta: Tensor, gradient: Tensor) -> tuple[Layer, ...]:
+    return tuple(
+        Layer(block.name, block.size, float(theta[block.slice].norm()), float(gradient[block.slice].norm()))
+        for block in objective.space
+        if block.size
+    )
+
+
+def _infimum(objective: Objective) -> float | None:
+    """Sum of the samples' infima over free outputs; penalties, which are not negative, can only add to it."""
+    risk = find_risk(objective)
+    if risk is None:
+        return None
+    if isinstance(objective, SumObjective):
+        others = [term for term in objective.terms if not isinstance(term, EmpiricalRisk)]
+        if any(not getattr(term, "nonnegative", False) for term in others):
+            return None
+    return risk.output_infimum()
