@@ -81,6 +81,11 @@ def test_error_bars_wide_bars_and_marks_are_in_sight() -> None:
     assert place_x(figure).high >= 3.0
 
 
+def test_error_bars_reach_down_too() -> None:
+    figure = Figure("t", CAPTION, Axis("x"), Axis("y"), [points("", [1.0, 2.0], [5.0, 6.0], error=[4.0, 0.0])])
+    assert place_y(figure).low <= 1.0
+
+
 def test_single_values_get_room() -> None:
     figure = Figure("t", CAPTION, Axis("x"), Axis("y"), [points("", [3.0], [0.0])])
     assert place_x(figure).low < 3.0 < place_x(figure).high

@@ -41,6 +41,11 @@ def net(*widths, activation=nn.Tanh, bias=True):
     return seeded(make)
 
 
+class Square(nn.Module):
+    def forward(self, x):
+        return x**2
+
+
 def own(model):
     return nn.utils.parameters_to_vector(model.parameters()).detach()
 
@@ -86,6 +91,7 @@ def kinds(directions):
         (net(3, 4, 2, activation=nn.ReLU), {"rescaled unit": 4}),
         (net(3, 4, 5, 2, activation=nn.LeakyReLU), {"rescaled unit": 9}),
         (net(3, 4, 2), {}),
+        (net(3, 4, 2, activation=Square), {"rescaled unit": 4}),
         (net(3, 2, 2, activation=nn.Identity, bias=False), {"rescaled unit": 2, "mixed linear units": 2}),
     ],
 )
@@ -293,7 +299,9 @@ def test_a_unit_at_the_edge_of_its_flat_piece_has_no_free_incoming_weights():
     assert all(holds(model, own(model), d, x) for d in found)
 
 
-def test_a_unit_alive_on_one_of_many_samples_is_not_dead():
+@pytest.mark.parametrize("part_bytes", [2**28, 10_000])
+def test_a_unit_alive_on_one_of_many_samples_is_not_dead(monkeypatch, part_bytes):
+    monkeypatch.setattr("thalweg.structure.network.PART_BYTES", part_bytes)
     model, x = net(3, 4, 2, activation=nn.ReLU), data(3000, 3)
     with torch.no_grad():
         model[0].weight[2] = torch.tensor([1.0, 0.0, 0.0])

@@ -129,3 +129,36 @@ def test_a_bias_in_two_places_is_added_once_in_each():
     nn.utils.vector_to_parameters(theta, model.double().parameters())
     x = torch.randn(5, 3, generator=torch.Generator().manual_seed(1)).double()
     assert torch.allclose(structure.outputs_at(theta, x)[0], model(x))
+
+
+class ByRow(nn.Module):
+    """Adds to each of four samples its own row: as wide as a bias, but none."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.rows = nn.Linear(3, 4, bias=False), nn.Parameter(torch.arange(16.0).reshape(4, 4))
+
+    def forward(self, x):
+        return torch.tanh(self.layer(x) + self.rows)
+
+
+def test_what_differs_from_row_to_row_is_no_bias():
+    structure = trace(ByRow(), torch.randn(4, 3, generator=torch.Generator().manual_seed(1)))
+    assert structure is not None
+    assert [step.bias for step in structure.layers] == [None]
+    assert [step.parameters for step in structure.steps if step.kind == "other"] == [("rows",)]
+
+
+@pytest.mark.parametrize("arrange", [lambda p: p.flip(0), lambda p: p.roll(1, 1), lambda p: p.T.flip(1)])
+def test_a_square_matrix_in_another_order_is_neither_whole_nor_transposed(arrange):
+    class Arranged(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.P = nn.Parameter(torch.arange(9.0).reshape(3, 3))
+
+        def forward(self, x):
+            return x @ arrange(self.P).T
+
+    dense = trace(Arranged(), torch.randn(5, 3, generator=torch.Generator().manual_seed(1))).as_dense()
+    assert dense.layers[0].weight is None
+    assert torch.equal(dense.layers[0].weight_coordinates, arrange(torch.arange(9).reshape(3, 3)))

@@ -1,7 +1,9 @@
 """Any module: described and checked, or declined with a reason. The live module is left as it was."""
 
 import copy
+import pickle
 import re
+import warnings
 
 import pytest
 import torch
@@ -127,6 +129,65 @@ class Ignores(Small):
         return self.layer.weight * 2
 
 
+class Inside(Small):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, x):
+        return torch.sin(self.factor * self.layer(x))
+
+
+class FarOut(Small):
+    """ReLU at every point that a test is likely to meet."""
+
+    def forward(self, x):
+        h = self.layer(x)
+        return torch.where(h > 1e4, torch.zeros_like(h), functional.relu(h))
+
+
+class Twice(Small):
+    def forward(self, x):
+        h = functional.relu(self.layer(x))
+        return h, torch.tanh(h)
+
+
+class MoreAxes(Small):
+    """One number, but it adds an axis: not an elementwise step."""
+
+    def forward(self, x):
+        return torch.tanh(self.layer(x)[:, 0]) * torch.full((1, 1), 2.0, dtype=torch.float64)
+
+
+class Keeps(Small):
+    """Keeps what it computed, as attention modules keep their maps for pictures."""
+
+    last = None
+
+    def forward(self, x):
+        self.last = self.layer(x)
+        self.history = {"last": [self.last]}
+        return torch.tanh(self.last)
+
+
+class WritesInput(Small):
+    def forward(self, x):
+        x += 1
+        return self.layer(x)
+
+
+class TwiceTheSame(nn.Module):
+    """One module in two places."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+        self.stack = nn.Sequential(self.inner, nn.Tanh(), self.inner)
+
+    def forward(self, x):
+        return self.stack(x)
+
+
 class FixedBatch(Small):
     def forward(self, x):
         return self.layer(x).view(6, 4)
@@ -171,6 +232,14 @@ DESCRIBED = {
     "layer norm": (
         lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.SiLU()), data(9, 3), "dense norm activation:silu"
     ),
+    "a function of a function": (Twice, data(5, 3), "dense activation:relu activation:tanh"),
+    "a number with more axes": (MoreAxes, data(5, 3), "dense activation:tanh other"),
+    "a number inside": (lambda: Inside(30.0), data(5, 3), "dense activation:sin(30z)"),
+    "a number inside, as a tensor": (lambda: Inside(torch.tensor(30.0)), data(5, 3), "dense activation:sin(30z)"),
+    "a threshold far out": (FarOut, data(5, 3), "dense activation:elementwise_2"),
+    "keeps what it computed": (Keeps, data(5, 3), "dense activation:tanh"),
+    "writes into its input": (WritesInput, data(5, 3), "add dense"),
+    "one module twice": (TwiceTheSame, data(5, 3), "dense activation:tanh dense"),
     "input ignored": (Ignores, data(5, 3), "other"),
     "preprocessed": (Preprocessed, data(9, 3), "other other dense activation:tanh dense"),
     "fixed batch": (FixedBatch, data(6, 3), "dense"),
@@ -217,15 +286,36 @@ def test_described(name):
     theta = torch.randn(3, structure.space.size, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     given = inputs if isinstance(inputs, dict) else inputs.double()
     given = inputs if not isinstance(inputs, dict) and not inputs.is_floating_point() else given
+    kept = copy.deepcopy(given)
     found = structure.outputs_at(theta, given)
     double = copy.deepcopy(model).double()
     for row, parameters in enumerate(theta):
         nn.utils.vector_to_parameters(parameters, double.parameters())
-        result = double(**given) if isinstance(given, dict) else double(given)
+        again = copy.deepcopy(kept)
+        result = double(**again) if isinstance(again, dict) else double(again)
         expected_outputs = torch.utils._pytree.tree_leaves(result)
         assert len(found) == len(expected_outputs)
         for ours, theirs in zip(found, expected_outputs, strict=True):
             assert torch.allclose(ours[row], theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_weight_normalisation_by_hooks():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model = nn.Sequential(nn.utils.weight_norm(nn.Linear(3, 4)), nn.Tanh(), nn.Linear(4, 2))
+    model(data(2, 3))  # now the module holds a computed tensor, which deepcopy refuses
+    structure = trace(model, data(5, 3))
+    assert structure.layers[0].weight.kind == "computed"
+    assert set(structure.layers[0].weight.names) == {"0.weight_g", "0.weight_v"}
+
+
+def test_what_a_module_keeps_of_a_call_is_not_in_the_structure():
+    structure = trace(Keeps(), data(5, 3))
+    structure.outputs_at(torch.zeros(2, structure.space.size, dtype=torch.float64), data(9, 3))
+    inner = structure._source.caller.module
+    assert inner.last is None
+    assert not hasattr(inner, "history")
+    pickle.dumps(structure)
 
 
 class Branch(Small):
@@ -301,6 +391,18 @@ class Sign(torch.autograd.Function):
         return g
 
 
+class OwnStatistics(Small):
+    """Batch statistics without the counter that nn.BatchNorm1d keeps."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("var", torch.ones(4))
+
+    def forward(self, x):
+        return functional.batch_norm(self.layer(x), self.mean, self.var, training=True)
+
+
 class StraightThrough(Small):
     def forward(self, x):
         return Sign.apply(self.layer(x))
@@ -329,6 +431,7 @@ DECLINED = {
     "tolist": (ReadsList, data(5, 3), "numpy or tolist"),
     "dropout": (lambda: nn.Sequential(nn.Linear(3, 2), nn.Dropout()), data(5, 3), "model.eval\\(\\)"),
     "batch norm": (lambda: nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), data(5, 3), "batch statistics"),
+    "own statistics": (OwnStatistics, data(5, 3), "batch statistics"),
     "counter": (Counter, data(5, 3), "differs from the module"),
     "memory": (ReadsMemory, data(5, 3), "."),
     "detach": (Detached, data(5, 3), "gradients are not the derivatives"),

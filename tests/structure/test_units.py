@@ -91,6 +91,14 @@ CASES = {
     "sorted": (lambda m, x: functional.relu(x @ m.W.T).sort(-1).values @ m.a.T, (3,), {}),
     "running sum": (lambda m, x: functional.relu(x @ m.W.T).cumsum(-1) @ m.a.T, (3,), {}),
     "tied": (lambda m, x: torch.tanh(torch.tanh(x @ m.W.T) @ m.V.T @ m.V.T) @ m.a.T, (3,), {"W": None}),
+    "one matrix twice in a layer": (
+        lambda m, x: torch.cat([torch.tanh(x @ m.W.T), torch.relu(x @ m.U[:4].T)], 1) @ torch.cat([m.a, m.a], 1).T,
+        (3,), {},
+    ),
+    "partly joined with data": (
+        lambda m, x: ((torch.cat([torch.tanh(x @ m.W.T), x[:, :1]], 1) + x @ m.U[:5].T) * m.e[:5]).sum(1),
+        (3,), {"W + U": {P, S}},
+    ),
     "parameters used bare": (lambda m, x: torch.tanh(x @ m.W.T) @ m.a.T * m.W.sum(), (3,), {}),
 }  # fmt: skip
 
@@ -157,6 +165,12 @@ def test_dense_networks(name):
         ),
         (lambda: nn.Sequential(nn.Conv1d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(18, 2)), (2, 8), {"0": {P, S}}),
         (lambda: nn.Sequential(nn.ConvTranspose2d(2, 3, 2), nn.ReLU(), nn.Conv2d(3, 1, 2)), (2, 3, 3), {"0": {P, X}}),
+        (
+            lambda: nn.Sequential(
+                nn.Conv2d(2, 3, 2), nn.ReLU(), nn.Conv2d(3, 3, 2, groups=3, bias=False), nn.ReLU(), nn.Conv2d(3, 1, 1)
+            ),
+            (2, 4, 4), {"0": {P, X}},
+        ),
         (lambda: nn.Sequential(nn.Conv2d(4, 4, 1, groups=2), nn.ReLU(), nn.Conv2d(4, 2, 1)), (4, 3, 3), {}),
         (lambda: nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)), (3,), {"0": {P}}),
         (
@@ -206,6 +220,12 @@ def test_why_units_keep_their_places():
     assert any("'0' keep their places: they enter '1' (norm)" in reason for reason in structure.pinned)
     tied = trace(Written(CASES["tied"][0]), data(5, 3))
     assert any("(tied)" in reason for reason in tied.pinned)
+
+
+def test_a_unit_joined_with_data_keeps_its_place():
+    structure = trace(Written(CASES["partly joined with data"][0]), data(5, 3))
+    assert [group.size for group in structure.unit_groups] == [4]
+    assert [reason for reason in structure.pinned if "joins them with other things" in reason]
 
 
 def test_the_coordinates_of_a_group():

@@ -69,6 +69,25 @@ def test_orthogonality_does_not_wear_off(block: int) -> None:
     assert defect(space, matrix) < 1e-10
 
 
+def test_a_nearly_invariant_space_gives_clean_directions() -> None:
+    """After three steps what is new is 1e-10 of the product, mostly rounding: it must not be taken as it is."""
+    matrix = rotated(torch.cat([torch.tensor([3.0, 2, -1]).double(), 1e-10 * uniform(57, -1, 1)]))
+    space = KrylovSpace(dense(matrix), 60, 1, torch.Generator().manual_seed(2))
+    for _ in range(20):
+        space.absorb(space.multiply())
+        assert defect(space, matrix) < 1e-12
+
+
+def test_an_operator_that_is_not_symmetric_keeps_the_identity() -> None:
+    """Then products come back along every basis vector, and one pass of Gram-Schmidt is not enough."""
+    skew = 30 * torch.randn(80, 80, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrix = rotated(-100 - uniform(80, 0, 1)) + (skew - skew.T) / 80**0.5
+    space = KrylovSpace(dense(matrix), 80, 1, torch.Generator().manual_seed(2))
+    while not space.exhausted:
+        space.absorb(space.multiply())
+        assert defect(space, matrix) < 1e-10
+
+
 def test_slices_of_a_rotation_fit_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("thalweg.tangent._krylov._SLICE", 50)
     matrix = rotated(uniform(60, -1, 2, seed=5))

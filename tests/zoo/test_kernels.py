@@ -158,14 +158,16 @@ def test_erf_kernel_keeps_its_digits_for_long_parallel_vectors() -> None:
         wanted = 2 / mpmath.pi * mpmath.asin(squared / (1 + squared))
         rest = 1 - wanted
     assert 1 - float(erf_kernel(w, w)) == pytest.approx(float(rest), abs=2e-16)
-    inexact = tensor(0.1, 0.7) * 1e8  # here |w|^2 |v|^2 - (w.v)^2 by subtraction would be noise of 1e17, not zero
-    tilted = inexact * (1 + 1e-3)
-    with mpmath.workdps(50):
-        a, b = ([mpmath.mpf(float(c)) for c in u] for u in (inexact, tilted))
-        gram = (a[0] * b[1] - a[1] * b[0]) ** 2
-        tangent = mpmath.fdot(a, b) / mpmath.sqrt(1 + mpmath.fdot(a, a) + mpmath.fdot(b, b) + gram)
-        wanted = 2 / mpmath.pi * mpmath.atan(tangent)
-    assert float(erf_kernel(inexact, tilted)) == pytest.approx(float(wanted), abs=1e-12)
+    # here |w|^2 |v|^2 - (w.v)^2 by subtraction is noise of 1e17 and either sign, where it should vanish
+    for seed in range(20):
+        w = 1e8 * torch.randn(2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        v = w * (1 + 1e-3)
+        with mpmath.workdps(50):
+            a, b = ([mpmath.mpf(float(c)) for c in u] for u in (w, v))
+            gram = (a[0] * b[1] - a[1] * b[0]) ** 2
+            tangent = mpmath.fdot(a, b) / mpmath.sqrt(1 + mpmath.fdot(a, a) + mpmath.fdot(b, b) + gram)
+            wanted = 2 / mpmath.pi * mpmath.atan(tangent)
+        assert float(erf_kernel(w, v)) == pytest.approx(float(wanted), abs=1e-12)
 
 
 @pytest.mark.parametrize(

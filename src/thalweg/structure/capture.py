@@ -7,86 +7,24 @@ mode and gradients stay as they are, and the random state is restored.
 
 from __future__ import annotations
 
-import copy
 import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call, functionalize
+from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from thalweg.structure.program import Operation, Program, Ref, Value
+from thalweg.structure.source import ForwardFailedError, NotTraceableError, Source, first_line
 
-__all__ = ["NotTraceableError", "Source", "capture"]
-
-Forward = Callable[[nn.Module, Any], Any]
-
-
-class NotTraceableError(Exception):
-    """Why a forward pass cannot be written down; caught by `explain_trace`, which hands the sentence on."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """A module as a function of named parameters and inputs.
-
-    Attributes:
-        module: private copy in float64; never changed.
-        forward: how it is called: ``forward(module, inputs)``; None calls ``module(inputs)``, ``module(*inputs)`` for
-            a tuple or list, ``module(**inputs)`` for a dict.
-    """
-
-    module: nn.Module
-    forward: Forward | None = None
-
-    @staticmethod
-    def of(module: nn.Module, forward: Forward | None = None) -> Source:
-        """Copy the module."""
-        try:
-            private = copy.deepcopy(module)
-        except Exception as error:  # any error: deepcopy runs the user's code
-            raise NotTraceableError(f"the module cannot be copied ({_first_line(error)})") from error
-        return Source(_Caller(private.double(), forward), forward)
-
-    def parameters(self) -> dict[str, Tensor]:
-        """The copy's own parameters by name, detached."""
-        return {name.removeprefix("module."): p.detach() for name, p in self.module.named_parameters()}
-
-    def buffers(self) -> dict[str, Tensor]:
-        """Clones of its buffers by name."""
-        return {name.removeprefix("module."): b.detach().clone() for name, b in self.module.named_buffers()}
-
-    def call(self, parameters: Mapping[str, Tensor], inputs: Any, buffers: Mapping[str, Tensor] | None = None) -> Any:
-        """The module's output with other parameters; buffers it writes to are clones."""
-        state = {**(self.buffers() if buffers is None else buffers), **parameters}
-        return functional_call(self.module, {f"module.{name}": t for name, t in state.items()}, (inputs,))
-
-
-class _Caller(nn.Module):
-    """A module and the way to call it, as one module, so that its parameters can be replaced during the call."""
-
-    def __init__(self, module: nn.Module, forward: Forward | None) -> None:
-        super().__init__()
-        self.module = module
-        self.training = module.training
-        self._forward = forward
-
-    def forward(self, inputs: Any) -> Any:
-        """Call the module."""
-        if self._forward is not None:
-            return self._forward(self.module, inputs)
-        if isinstance(inputs, tuple | list):
-            return self.module(*inputs)
-        return self.module(**inputs) if isinstance(inputs, Mapping) else self.module(inputs)
-
+__all__ = ["capture", "plain_execution"]
 
 @contextmanager
 def plain_execution() -> Iterator[None]:
@@ -119,10 +57,10 @@ def capture(source: Source, inputs: Any) -> Program:
     Raises:
         NotTraceableError: with the reason.
     """
-    recurrent = [name for name, m in source.module.named_modules() if isinstance(m, nn.RNNBase | nn.RNNCellBase)]
+    recurrent = [name for name, m in source.caller.module.named_modules() if isinstance(m, nn.RNNBase | nn.RNNCellBase)]
     if recurrent:
-        name = recurrent[0].removeprefix("module.")
-        raise NotTraceableError(f"it is recurrent ({name!r}): its layers are as many as the sequence is long")
+        name = repr(recurrent[0]) if recurrent[0] else type(source.caller.module).__name__
+        raise NotTraceableError(f"it is recurrent ({name}): its layers are as many as the sequence is long")
     parameters, buffers = source.parameters(), source.buffers()
     leaves, spec = pytree.tree_flatten(inputs)
 
@@ -153,28 +91,21 @@ def _trace(function: Callable[..., Any], sources: tuple[list[Tensor], ...]) -> f
         except NotTraceableError:
             raise
         except Exception as error:  # any error: the tracer runs the user's code
-            reason = reason or error
             if _reads_numbers(error):
-                break
+                raise NotTraceableError(
+                    "its forward reads numbers out of tensors (a data-dependent branch?), which a graph cannot hold"
+                ) from error
+            reason = reason or error
         else:
             return graph
     assert reason is not None
-    raise NotTraceableError(_reason(reason)) from reason
+    message = f"its forward could not be traced: {type(reason).__name__}: {first_line(reason)}"
+    raise ForwardFailedError(message) from reason
 
 
 def _reads_numbers(error: Exception) -> bool:
     text = str(error)
     return "_local_scalar_dense" in text or "data-dependent" in text or "aten.equal" in text
-
-
-def _reason(error: Exception) -> str:
-    if _reads_numbers(error):
-        return "its forward reads numbers out of tensors (a data-dependent branch?), which a graph cannot hold"
-    return f"its forward could not be traced: {type(error).__name__}: {_first_line(error)}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 # -- from torch's graph to our table -----------------------------------------------------------------------------------
@@ -255,6 +186,8 @@ def _refuse(values: list[Value], buffers: Mapping[int, str]) -> None:
             )
         if operation.base == "copy_" and value.args:
             target = values[value.args[0].index]
+            if target.kind == "input":
+                continue  # it writes into its input, of which a copy was given
             name = buffers.get(int(target.key), "") if target.kind == "constant" else str(target.key)
             raise NotTraceableError(f"its forward writes to {name!r}; batch statistics are frozen by model.eval()")
         if operation.base.endswith("batch_norm") and len(value.args) > 5 and value.args[3] and value.args[5] is True:

@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from thalweg.foundation import InvalidInputError, NotApplicableError, ParameterSpace
-from thalweg.structure.capture import NotTraceableError, Source, capture, plain_execution
+from thalweg.structure.capture import capture, plain_execution
 from thalweg.structure.homogeneity import degree_in
 from thalweg.structure.program import Program
 from thalweg.structure.recognise import recognise
 from thalweg.structure.skips import Skip, find_skips
+from thalweg.structure.source import NotTraceableError, Source
 from thalweg.structure.steps import Step, run_steps
 from thalweg.structure.verify import leading_dimension, some_samples
 from thalweg.structure.weights import Weights

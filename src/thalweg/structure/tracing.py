@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from thalweg.foundation import InvalidInputError, ParameterSpace
-from thalweg.structure.capture import Forward, NotTraceableError, Source, capture
+from thalweg.structure.capture import capture
 from thalweg.structure.network import NetworkStructure, to_double
 from thalweg.structure.recognise import recognise
+from thalweg.structure.source import Forward, ForwardFailedError, NotTraceableError, Source
 from thalweg.structure.steps import run_steps
 from thalweg.structure.verify import disagreement, leading_dimension, samples_are_independent, some_samples
 from thalweg.structure.weights import full_vector
@@ -76,7 +77,7 @@ def explain_trace(
     'its forward draws random numbers (bernoulli); dropout is switched off by model.eval()'
     """
     try:
-        source = Source.of(model, forward)
+        source = Source(model, forward)
         return TraceReport(_describe(source, inputs, _checked_space(model, source, space), seed))
     except NotTraceableError as error:
         return TraceReport(None, str(error))
@@ -103,14 +104,14 @@ def _describe(source: Source, inputs: Any, space: ParameterSpace, seed: int) -> 
     leaves, spec = pytree.tree_flatten(inputs)
     if not any(isinstance(leaf, Tensor) for leaf in leaves):
         raise NotTraceableError("its inputs hold no tensor")
-    leaves = to_double(leaves)
-    few = some_samples(leaves, slice(SAMPLES)) if (leading_dimension(leaves) or 0) > SAMPLES else leaves
+    fewer = (leading_dimension(leaves) or 0) > SAMPLES
     try:
-        return _build(source, few, spec, space, seed)
-    except NotTraceableError:
-        if few is leaves:
+        few = some_samples(leaves, slice(SAMPLES)) if fewer else leaves
+        return _build(source, to_double(few), spec, space, seed)
+    except ForwardFailedError:
+        if not fewer:
             raise
-        return _build(source, leaves, spec, space, seed)  # it may insist on its own number of samples
+        return _build(source, to_double(leaves), spec, space, seed)  # it may insist on its own number of samples
 
 
 def _build(

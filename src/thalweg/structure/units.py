@@ -190,7 +190,7 @@ def _shared(structure: NetworkStructure, axes: UnitAxes) -> list[tuple[Tensor, s
         described = {name for w in (step.weight, step.bias) if w is not None for name in w.names}
         for coordinates in tensors:
             if coordinates is not None:
-                uses[coordinates.reshape(-1)] += 1
+                uses += torch.bincount(coordinates.reshape(-1), minlength=len(uses))
         for name in set(step.parameters) - described:
             uses[structure.parameters.slice(name)] += 1
     found = []
@@ -267,17 +267,16 @@ def _rows(record: Record, one: Tensor, members: Tensor) -> Tensor | None:
 
 
 def _symmetries(group: UnitGroup, linear: bool) -> frozenset[Symmetry]:
-    """What the labels say may be done; a group that a norm acts on can only be permuted."""
+    """What the labels say may be done."""
     found: set[Symmetry] = set()
     if group.frozen:
         return frozenset()
     if group.size > 1:
         found.add("permutation")
-    if group.scale.shape[1] == 0:
-        if bool((group.parity != 0).all()):
-            found.add("sign")
-        if bool(group.degree.isfinite().all()):
-            found.add("scaling")
-        if linear and group.size > 1:
-            found.add("mixing")
+    if bool((group.parity != 0).all()):
+        found.add("sign")
+    if bool(group.degree.isfinite().all()):
+        found.add("scaling")
+    if linear and group.size > 1:
+        found.add("mixing")
     return frozenset(found)

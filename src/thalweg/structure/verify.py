@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from thalweg.structure.capture import Source, plain_execution
+from thalweg.structure.capture import plain_execution
+from thalweg.structure.source import Source
 
 __all__ = ["disagreement", "samples_are_independent"]
 

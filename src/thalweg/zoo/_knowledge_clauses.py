@@ -17,8 +17,7 @@ __all__ = ["CLAUSES"]
 STATIONARY = 1e-9
 """Gradient at a known critical point, relative to the largest gradient at a tenth of the scale of theta away."""
 ZERO = 1e-10
-"""Largest of the eigenvalues declared zero, relative to the largest curvature at the point or (a thousandth of it)
-nearby."""
+"""Largest eigenvalue declared zero, relative to the largest curvature at the point or a thousandth of that nearby."""
 GAP = 100.0
 """Factor by which the smallest eigenvalue declared non-zero must exceed the largest declared zero, or rounding."""
 

@@ -50,8 +50,7 @@ class DuplicatedNeuron(SampledObjective):
 
     Raises:
         InvalidInputError: for shapes that do not fit, too few or too special inputs, or a curvature so large that the
-        smaller
-            network is no minimum.
+            smaller network is no minimum.
 
     >>> problem = DuplicatedNeuron.random(neurons=2, inputs=2, curvature=[0.002, 0.004])
     >>> points = [problem.critical_point([gamma, 1 - gamma]) for gamma in (0.5, 2.0, 0.0)]

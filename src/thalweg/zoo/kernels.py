@@ -2,8 +2,7 @@
 
 For ``x ~ N(0, I)``: ``arc_cosine_kernel(w, v) = E[relu(w.x) relu(v.x)]`` and ``erf_kernel(w, v) = E[s(w.x) s(v.x)]``
 with ``s(z) = erf(z / sqrt 2) = 2 Phi(z) - 1``; `erf_kernel_with_bias` has a bias in one of the two. All are written so
-that nested forward and reverse differentiation stay accurate, and finite, at parallel, antiparallel and vanishing
-vectors.
+that nested derivatives stay accurate, and finite, at parallel, antiparallel and vanishing vectors.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ from torch import Tensor
 __all__ = ["arc_cosine_kernel", "erf_kernel", "erf_kernel_with_bias"]
 
 _MEETING, _STEEPNESS = 0.12, 160.0
-"""Squared sine at which the two forms of the kernel change places, and how fast; beyond 0 and 0.24 a weight is exactly
-0."""
+"""Squared sine at which two forms of the kernel change places, and how fast: at 0 and 0.24 only one has a weight."""
 
 _SERIES = np.cumprod([1 / 3, *(2 * n / (2 * n + 3) for n in range(1, 16))]).tolist()
 """``(2n)!! / (2n+3)!!``: Taylor coefficients of ``(sin a - a cos a) / sin(a)^3`` in the squared sine."""

@@ -26,10 +26,11 @@ class LinearNetwork(Objective):
     ``1/(2N) sum_n ||M x_n - y_n||^2`` (`SampledLinearNetwork`). Blocks are named as in
     ``nn.Sequential(nn.Linear(d, h, bias=False), nn.Linear(h, k, bias=False))``.
 
-    For a generic M the critical points are the orbits, under ``W_l -> G_l W_l G_(l-1)^-1``, of points whose product is
-    the part of M in a set I of its singular directions (Baldi and Hornik 1989 for one hidden layer). `critical_points`
-    gives a balanced one for every I, with index and nullity by the closed form of `linear_spectrum`; `gauge` moves
-    along its orbit, on which they stay the same.
+    If the singular values of M differ, the product at any critical point is the part of M in a set I of its singular
+    directions (Baldi and Hornik 1989; Achour et al. 2022 for any depth). `critical_points` gives one point for every I,
+    balanced over the layers, with index and nullity by the closed form of `linear_spectrum`. `gauge` moves along its
+    orbit under ``W_l -> G_l W_l G_(l-1)^-1``, on which they stay the same; at depth 3 and more there are other critical
+    points of the same product, which may have another index.
 
     Args:
         target: M, ``(k, d)``: k outputs, d inputs.

@@ -7,8 +7,8 @@ bases the Hessian form
 
     ``|| sum_l W_L .. dW_l .. W_1 ||^2 + 2 <E, sum_{l<l'} W_L .. dW_l' .. dW_l .. W_1>``
 
-splits into blocks of one or two coordinates, because E touches only what I does not (so that of the second sum only
-the pair of the last layer with the first remains). With i in I, j not in I and ``j <= m``:
+splits into small blocks, because E touches only what I does not (so that of the second sum only the pair of the last
+layer with the first remains). Eigenvalues, with i in I, j not in I and ``j <= m``:
 
 * (i, j): ``s_i^((L-2)/L) * (s_i + s_j)`` and ``s_i^((L-2)/L) * (s_i - s_j)``, each once;
 * (i, i'), both in I: ``sum_l s_i^(2(L-l)/L) * s_i'^(2(l-1)/L)`` once;
@@ -21,8 +21,8 @@ With s distinct and positive this counts, for one hidden layer (L = 2) of width 
     ``index = (h - r)(m - r) + #{i in I, j not in I: s_j > s_i}``, ``nullity = r^2 + (h - r)(2r + |d - k|)``,
 
 for all d, k and h, and for L >= 3 of any widths ``index = #{i in I, j not in I: s_j > s_i}``,
-``nullity = P - r(d + k - r)``. Between deep layers the index therefore says little: every point whose I holds the r
-largest s has index 0.
+``nullity = P - r(d + k - r)``. At depth 3 and more the index therefore says little: every point whose I holds the r
+largest s has index 0, a minimum or not.
 """
 
 from __future__ import annotations

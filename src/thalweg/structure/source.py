@@ -1,0 +1,137 @@
+"""A user's module as a function of named parameters and inputs, called on a private copy that stays as it is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+__all__ = ["Forward", "ForwardFailedError", "NotTraceableError", "Source", "first_line"]
+
+Forward = Callable[[Any, Any], Any]
+
+
+class NotTraceableError(Exception):
+    """Why a forward pass cannot be written down; caught by `explain_trace`, which hands the sentence on."""
+
+
+class ForwardFailedError(NotTraceableError):
+    """The module's own code failed; perhaps it does not take so few samples."""
+
+
+class Source:
+    """A private copy of a module in float64, and the way to call it.
+
+    Args:
+        model: the user's; it is copied.
+        forward: how it is called: ``forward(model, inputs)``; None calls ``model(inputs)``, ``model(*inputs)`` for a
+            tuple or list, ``model(**inputs)`` for a dict.
+
+    Raises:
+        NotTraceableError: if it cannot be copied.
+    """
+
+    def __init__(self, model: nn.Module, forward: Forward | None = None) -> None:
+        self.caller = _Caller(_copy_of(model).double(), forward)
+        self._aliases = _aliases(self.caller.module)
+
+    def parameters(self) -> dict[str, Tensor]:
+        """The copy's own parameters by name, detached."""
+        return {name: p.detach() for name, p in self.caller.module.named_parameters()}
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Clones of its buffers by name."""
+        return {name: b.detach().clone() for name, b in self.caller.module.named_buffers()}
+
+    def call(self, parameters: Mapping[str, Tensor], inputs: Any, buffers: Mapping[str, Tensor] | None = None) -> Any:
+        """The module's output with other parameters.
+
+        Buffers and inputs that it writes to are clones, and tensors that it keeps from the call are taken out again.
+        """
+        state = {**(self.buffers() if buffers is None else buffers), **parameters}
+        replaced = {f"module.{alias}": value for name, value in state.items() for alias in self._aliases[name]}
+        given = pytree.tree_map_only(Tensor, torch.clone, inputs)
+        with _without_keepsakes(self.caller):
+            # Tied weights are replaced by name: torch's own tying leaves a module that occurs twice changed behind.
+            return torch.func.functional_call(self.caller, replaced, (given,), tie_weights=False)
+
+
+class _Caller(nn.Module):
+    """A module and the way to call it, as one module, so that its parameters can be replaced during the call."""
+
+    def __init__(self, module: nn.Module, forward: Forward | None) -> None:
+        super().__init__()
+        self.module = module
+        self.training = module.training
+        self._forward = forward
+
+    def forward(self, inputs: Any) -> Any:
+        """Call the module."""
+        if self._forward is not None:
+            return self._forward(self.module, inputs)
+        if isinstance(inputs, tuple | list):
+            return self.module(*inputs)
+        return self.module(**inputs) if isinstance(inputs, Mapping) else self.module(inputs)
+
+
+def _aliases(module: nn.Module) -> dict[str, list[str]]:
+    """For the first name of each parameter and buffer a name for every place that holds it, one for each place."""
+    named: list[tuple[str, Tensor]] = [*module.named_parameters(remove_duplicate=False)]
+    named += module.named_buffers(remove_duplicate=False)
+    first: dict[int, str] = {}
+    places: set[tuple[int, str]] = set()
+    aliases: dict[str, list[str]] = {}
+    for name, tensor in named:
+        path, _, own = name.rpartition(".")
+        place = (id(module.get_submodule(path)), own)
+        if place not in places:
+            places.add(place)
+            aliases.setdefault(first.setdefault(id(tensor), name), []).append(name)
+    return aliases
+
+
+def _copy_of(model: nn.Module) -> nn.Module:
+    """A deep copy, also where a module holds a computed tensor, as weight normalisation by hooks does."""
+    computed = [
+        leaf
+        for module in model.modules()
+        for leaf in pytree.tree_leaves(dict(vars(module)))
+        if isinstance(leaf, Tensor) and not leaf.is_leaf
+    ]
+    try:
+        return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
+    except Exception as error:  # any error: deepcopy runs the user's code
+        raise NotTraceableError(f"the module cannot be copied ({first_line(error)})") from error
+
+
+@contextmanager
+def _without_keepsakes(caller: nn.Module) -> Iterator[None]:
+    """Put back, after the block, every plain attribute of a module that has become or was a tensor."""
+    before = {module: dict(vars(module)) for module in caller.modules()}
+    try:
+        yield
+    finally:
+        for module, attributes in before.items():
+            now = vars(module)
+            for name in set(attributes) | set(now):
+                old, new = attributes.get(name), now.get(name)
+                if old is new or not any(_holds_tensor(value) for value in (old, new)):
+                    continue
+                if name in attributes:
+                    now[name] = old
+                else:
+                    del now[name]
+
+
+def _holds_tensor(value: Any) -> bool:
+    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))
+
+
+def first_line(error: Exception) -> str:
+    """The beginning of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
