@@ -79,7 +79,9 @@ def content_of_module(
         yield name
         yield from _content_of_class(type(part), seen)
         for key, value in sorted(vars(part).items()):
-            if not key.startswith("_") or key in ("_forward_hooks", "_forward_pre_hooks"):
+            if key in ("_forward_hooks", "_forward_pre_hooks"):
+                yield from content_of(list(value.values()), seen)  # their keys count all hooks that were ever made
+            elif not key.startswith("_"):
                 yield key
                 yield from content_of(value, seen)
     for name, parameter in module.named_parameters():

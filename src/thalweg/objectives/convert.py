@@ -59,11 +59,16 @@ def _convert(source: Any, objective: Objective) -> Tensor:
     if isinstance(getattr(source, "theta", None), Tensor):
         return _convert(source.theta, objective)
     if isinstance(source, Sequence) and not isinstance(source, str | bytes) and len(source) > 0:
-        return torch.stack([as_theta(one, objective) for one in source])
+        points = [as_theta(one, objective) for one in source]
+        shapes = {tuple(point.shape) for point in points}
+        if len(shapes) > 1:
+            raise InvalidInputError(
+                f"points of shapes {', '.join(map(str, sorted(shapes)))} make no batch; give points of one shape"
+            )
+        return torch.stack(points)
     raise InvalidInputError(
         f"cannot read parameters from {type(source).__name__}; give a tensor, an nn.Module, a state dict, a Solution "
-        f"or a "
-        "list of them"
+        "or a list of them"
     )
 
 

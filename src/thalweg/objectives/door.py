@@ -32,6 +32,8 @@ def check_module(model: object) -> None:
         UnsupportedModelError: for anything but a plain, initialised, unquantised `nn.Module` with parameters.
         InvalidInputError: for parameters that are not finite.
     """
+    if torch.is_inference_mode_enabled():
+        raise InvalidInputError("torch.inference_mode() forbids derivatives; make the objective outside of it")
     if not isinstance(model, nn.Module):
         raise UnsupportedModelError(f"the model must be an nn.Module, got {type(model).__name__}")
     parts = list(model.modules())

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -102,13 +103,30 @@ class _Recorder(TorchDispatchMode):
     def _pointer(tensor: Tensor) -> int:
         return tensor.untyped_storage().data_ptr()
 
+    def follows(self, tensor: Tensor) -> bool:
+        """Whether a tensor depends on theta."""
+        return self._pointer(tensor) in self._dependent
+
     def _measure(self, name: str, args: Any, kwargs: Any) -> None:
         found = kink_table.distances(name, args, kwargs)
-        if found is None or found[1].numel() == 0:
+        if found is None or not bool(torch.isfinite(found[1]).any()):
             return
         order, gaps = found
         name = "comparison" if name in ("gt", "ge", "lt", "le", "eq", "ne") else name.split(".")[0]
         self.seen.append(_Passage(name, order, gaps.numel(), *_nearest(gaps)))
+
+
+class _Reader(TorchFunctionMode):
+    """Sees tensors turned into lists and arrays, which no elementary operation shows."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__) and self.recorder.follows(args[0]):
+            self.recorder.branches = True
+        return func(*args, **(kwargs or {}))
 
 
 class _Passage(NamedTuple):
@@ -157,7 +175,7 @@ def record_kinks(value: Callable[[Tensor, Any], Tensor], theta: Tensor, chunks: 
 def _record(value: Callable[[Tensor, Any], Tensor], theta: Tensor, chunk: Any) -> _Recorder:
     own = theta.clone()  # a storage of its own, so that nothing else counts as depending on it
     recorder = _Recorder(own)
-    with torch.no_grad(), recorder:
+    with torch.no_grad(), _Reader(recorder), recorder:
         value(own, chunk)
     return recorder
 

@@ -275,6 +275,8 @@ class Objective(ABC):
 
     def _rows(self, theta: Tensor) -> tuple[Tensor, torch.Size]:
         """Check theta and view it as ``(b, P)``; the batch shape goes beside it."""
+        if torch.is_inference_mode_enabled():
+            raise InvalidInputError("torch.inference_mode() forbids derivatives; use torch.no_grad() around this call")
         if not isinstance(theta, Tensor):
             raise InvalidInputError(
                 f"theta must be a tensor, got {type(theta).__name__}; `thalweg.as_theta` converts modules and state "

@@ -160,9 +160,10 @@ def kept_hessian_product(
     and a half gradients instead of three. (`torch.func.linearize` would do the same work, but in torch 2.13 it returns
     wrong numbers for recurrent layers and crashes the process on ``mse_loss``.)
     """
-    leaf = theta.detach().requires_grad_()
-    _, slope = gradients(f, leaf.unsqueeze(0), path, differentiable=True)
-    slope = slope[0]
+    with torch.enable_grad():
+        leaf = theta.detach().requires_grad_()
+        _, slopes = gradients(f, leaf.unsqueeze(0), path, differentiable=True)
+        slope = slopes[0]
     return lambda vector: _backward_again(slope, leaf, vector)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import fnmatch
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -41,23 +42,23 @@ class PrivateModel:
             parameter.requires_grad_(False)
             parameter.grad = None
         self.user_forward = forward
-        self._called = _Called(self.model, forward)
-        self._aliases = _aliases(self.model)
         self._writes_inputs = True
-        self._keeping = list(self.model.modules())  # until the habits are known, the worst is expected
+        self._keeping = [name for name, _ in self.model.named_modules()]  # the worst, until the habits are known
+        self._prepare()
+
+    def _prepare(self) -> None:
+        self._called = _Called(self.model, self.user_forward)
+        self._aliases = _aliases(self.model)
+        self._lock = threading.RLock()  # while it runs, a call holds other parameters than its own
 
     def __call__(self, named: Mapping[str, Tensor], inputs: Any) -> Any:
         """Raw outputs with some parameters replaced."""
         if self._writes_inputs:
             inputs = _cloned(inputs)
         replaced = {f"model.{alias}": value for name, value in named.items() for alias in self._aliases[name]}
-        before = [_Attributes(module) for module in self._keeping]
-        try:
+        with self._lock, self._as_found(self._keeping):
             # Tied weights are replaced by name: torch's own tying leaves a module that occurs twice changed behind.
             return torch.func.functional_call(self._called, replaced, (inputs,), tie_weights=False)
-        finally:
-            for attributes in before:
-                attributes.restore()
 
     def call_bare(self, inputs: Any) -> Any:
         """Raw outputs with the copy's own parameters, whatever it keeps of the call."""
@@ -66,7 +67,12 @@ class PrivateModel:
     @contextmanager
     def as_found(self) -> Iterator[None]:
         """Put the attributes of all modules back at the end of the block."""
-        before = [_Attributes(module) for module in self.model.modules()]
+        with self._as_found([name for name, _ in self.model.named_modules()]):
+            yield
+
+    @contextmanager
+    def _as_found(self, names: Iterable[str]) -> Iterator[None]:
+        before = [_Attributes(self.model.get_submodule(name)) for name in names]
         try:
             yield
         finally:
@@ -76,23 +82,14 @@ class PrivateModel:
     def learn_habits(self, inputs: Any) -> None:
         """See on a few samples whether inputs are written into and which modules keep something of a call."""
         given = _cloned(inputs)
-        before = [_Attributes(module) for module in self.model.modules()]
-        with torch.no_grad():
-            torch.func.functional_call(self._called, {}, (given,))
+        before = {name: _Attributes(module) for name, module in self.model.named_modules()}
+        own = dict(self.model.named_parameters())
+        others = {f"model.{alias}": own[name].clone() for name, all_ in self._aliases.items() for alias in all_}
+        with torch.no_grad(), self.as_found():
+            torch.func.functional_call(self._called, others, (given,), tie_weights=False)
+            self._keeping = [name for name, attributes in before.items() if attributes.changed()]
         pairs = zip(pytree.tree_leaves(inputs), pytree.tree_leaves(given), strict=True)
         self._writes_inputs = any(not torch.equal(a, b) for a, b in pairs if isinstance(a, Tensor))
-        self._keeping = [attributes.module for attributes in before if attributes.changed()]
-        for attributes in before:
-            attributes.restore()
-
-    def __getstate__(self) -> dict[str, Any]:
-        held = [name or "itself" for name, part in self.model.named_modules() if is_parametrized(part)]
-        if held:
-            raise UnsupportedModelError(
-                f"torch cannot pickle a model with parametrised modules ({', '.join(held)}); make the objective in "
-                "each process, or remove the parametrisations with torch.nn.utils.parametrize.remove_parametrizations"
-            )
-        return vars(self)
 
     def trainable_copy(self, names: Iterable[str]) -> nn.Module:
         """A copy in which just these parameters require a gradient."""
@@ -101,6 +98,30 @@ class PrivateModel:
         for name, parameter in twin.named_parameters():
             parameter.requires_grad_(name in free)
         return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PrivateModel:
+        twin = PrivateModel.__new__(PrivateModel)
+        vars(twin).update(self._state() | {"model": copy_of(self.model)})
+        memo[id(self.model)] = twin.model
+        twin._prepare()
+        return twin
+
+    def _state(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key not in ("_called", "_aliases", "_lock")}
+
+    def __getstate__(self) -> dict[str, Any]:
+        held = [name or "itself" for name, part in self.model.named_modules() if is_parametrized(part)]
+        if held:
+            raise UnsupportedModelError(
+                f"torch cannot pickle a model with parametrised modules ({', '.join(held)}); make the objective in "
+                "each process, or remove the parametrisations with "
+                "torch.nn.utils.parametrize.remove_parametrizations"
+            )
+        return self._state()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._prepare()
 
 
 class _Called(nn.Module):

@@ -137,9 +137,9 @@ def restrict(
     >>> only_bias.value(torch.tensor([2.0]))
     tensor(14.5000, dtype=torch.float64)
     """
-    start = objective._single(origin)
+    start = objective._single(origin).clone()
     if isinstance(subspace, Tensor):
-        basis = subspace.detach().to(dtype=objective.dtype, device=objective.device)
+        basis = subspace.detach().to(dtype=objective.dtype, device=objective.device, copy=True)
         if basis.dim() != 2 or basis.shape[0] != objective.space.size or basis.shape[1] == 0:
             raise InvalidInputError(f"the basis has shape {tuple(basis.shape)}, expected ({objective.space.size}, k)")
         rank = int(torch.linalg.matrix_rank(basis))

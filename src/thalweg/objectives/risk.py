@@ -103,7 +103,6 @@ class EmpiricalRisk(OutputObjective):
         names = free_parameters(model, parameters)
         door.check_free(model, names)
         self._private = PrivateModel(model, forward, dtype)
-        self.model = self._private.model
         self.forward = forward
         own = dict(self.model.named_parameters())
         self.space = ParameterSpace({name: tuple(own[name].shape) for name in names})
@@ -163,6 +162,11 @@ class EmpiricalRisk(OutputObjective):
         chunks = [self._chunk(part)._replace(weights=self.initial.new_ones(part.stop - part.start)) for part in parts]
         summed = [self.chunk_loss(flat[part], chunk) for part, chunk in zip(parts, chunks, strict=True)]
         return whole, torch.stack(summed).sum()
+
+    @property
+    def model(self) -> nn.Module:
+        """The private copy of the model, in the objective's own type."""
+        return self._private.model
 
     # -- what is known of the loss -------------------------------------------------------------------------------------
 

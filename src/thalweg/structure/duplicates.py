@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
@@ -23,6 +25,8 @@ __all__ = ["TOLERANCE", "DuplicateUnits", "duplicate_directions", "duplicate_uni
 TOLERANCE = 1e-8
 """Two weight vectors are equal if they differ by less than this part of the longer one; the default of all
 functions."""
+ROWS_AT_ONCE = 1024
+"""Units compared with all others at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +69,7 @@ def duplicate_units(
     """
     if not tolerance > 0:
         raise InvalidInputError(f"a tolerance must be positive, got {tolerance!r}")
-    theta = theta.double().clone()
+    theta = structure.one_theta(theta).clone()
     found: list[DuplicateUnits] = []
     for group in structure.unit_groups:
         if group.frozen or group.scale.shape[1] or group.size < 2:
@@ -86,15 +90,33 @@ def _clusters(group: UnitGroup, theta: Tensor, tolerance: float) -> Iterator[Dup
     scaling = "scaling" in group.symmetries and len(group.degree.unique()) == 1
     normal = vectors / sizes.unsqueeze(1) if scaling else vectors
     signs = (1.0, -1.0) if "sign" in group.symmetries and len(group.parity.unique()) == 1 else (1.0,)
-    linked = torch.zeros(group.size, group.size, dtype=torch.bool)
-    allowed = torch.ones_like(linked, dtype=torch.float64) if scaling else torch.maximum(sizes[:, None], sizes[None, :])
-    for sign in signs:
-        linked |= torch.cdist(normal, sign * normal, compute_mode="donot_use_mm_for_euclid_dist") <= tolerance * allowed
-    labels = torch.as_tensor(connected_components(linked.numpy(), directed=False)[1])
+    allowed = tolerance * (torch.ones_like(sizes) if scaling else sizes)
+    pairs = torch.cat([_near(normal, sign, allowed) for sign in signs]).numpy()
+    links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(group.size, group.size))
+    labels = torch.as_tensor(connected_components(links, directed=False)[1])
     for label in labels.unique().tolist():
         units = (labels == label).nonzero().reshape(-1)
         if len(units) > 1:
             yield _cluster(group, units, normal, sizes, scaling, tolerance)
+
+
+def _near(rows: Tensor, sign: float, allowed: Tensor) -> Tensor:
+    """Pairs i < j with ``|rows[i] - sign rows[j]|`` at most the larger of what both allow, ``(n, 2)``.
+
+    Candidates come from inner products, whose rounding is allowed for; then their distance is computed itself.
+    """
+    squares = rows.square().sum(1)
+    found = [torch.zeros(0, 2, dtype=torch.long)]
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        sums = squares[part, None] + squares[None, :]
+        limit = torch.maximum(allowed[part, None], allowed[None, :])
+        close = sums - 2 * sign * rows[part] @ rows.T <= limit.square() + 1e-10 * sums
+        i, j = close.nonzero().T
+        i, j = (i + start)[i + start < j], j[i + start < j]
+        near = (rows[i] - sign * rows[j]).norm(dim=1) <= torch.maximum(allowed[i], allowed[j])
+        found.append(torch.stack([i[near], j[near]], dim=1))
+    return torch.cat(found)
 
 
 def _cluster(

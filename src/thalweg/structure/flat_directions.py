@@ -129,7 +129,8 @@ def symmetry_tangents(structure: NetworkStructure, theta: Float[Tensor, " P"]) -
         structure: of the network.
         theta: one parameter vector.
     """
-    return [direction for group in structure.unit_groups for direction in _tangents(group, theta.double())]
+    theta = structure.one_theta(theta)
+    return [direction for group in structure.unit_groups for direction in _tangents(group, theta)]
 
 
 def _tangents(group: UnitGroup, theta: Tensor) -> Iterator[FlatDirection]:

@@ -36,7 +36,7 @@ def dead_unit_directions(
         tolerance: outgoing weights below this part of the group's largest count as zero. Values of units must be
             exactly 0.
     """
-    theta = theta.double()
+    theta = structure.one_theta(theta)
     found: list[FlatDirection] = []
     groups = [group for group in structure.unit_groups if not group.frozen and group.outgoing.shape[1]]
     silent = {group.name: _silent(group, theta, tolerance) for group in groups}

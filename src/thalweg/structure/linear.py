@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from thalweg.structure.program import Program, Ref, Value
-from thalweg.structure.weights import MOVES, WeightReader, Weights
+from thalweg.structure.weights import WeightReader, Weights
 
 __all__ = ["LinearUse", "find_linear"]
 
@@ -174,7 +174,7 @@ class _LinearFinder:
             if len(users) != 1 or at in self._program.outputs:
                 break
             user = self._program.values[users[0]]
-            if user.base in MOVES and user.shape is not None and len(user.reads) == 1:
+            if user.moves and user.shape is not None and len(user.reads) == 1:
                 at, features = users[0], _rearranged(user, features)
                 continue
             plain_sum = user.base == "add" and not user.kwargs and len(set(user.reads)) == 2

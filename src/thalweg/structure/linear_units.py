@@ -65,7 +65,7 @@ def one_sided_unit_directions(
         theta: one parameter vector.
         inputs: all inputs, or what `unit_ranges` found on them.
     """
-    theta = theta.double()
+    theta = structure.one_theta(theta)
     return [
         direction
         for linear in _one_sided(structure, theta, inputs)
@@ -89,7 +89,7 @@ def dependent_unit_directions(
         inputs: all inputs, or what `unit_ranges` found on them; None looks at units that are linear everywhere only.
         tolerance: singular values of a table of weights below this part of the largest count as zero.
     """
-    theta = theta.double()
+    theta = structure.one_theta(theta)
     linear = [
         _Linear(group, torch.arange(group.size), torch.ones(group.size, dtype=torch.float64), "line")
         for group in structure.unit_groups

@@ -220,7 +220,9 @@ class NetworkStructure:
         leaves = to_double(pytree.tree_leaves(inputs))
         program, description = self._for(inputs, leaves)
         batch = theta.shape[:-1]
-        rows = theta.reshape(-1, self.space.size) if batch else theta.unsqueeze(0)
+        if theta.shape[-1:] != (self.space.size,):
+            raise InvalidInputError(f"theta has shape {tuple(theta.shape)}, expected (*batch, {self.space.size})")
+        rows = theta.reshape(-1, self.space.size).to(self.frozen)
 
         def one(row: Tensor) -> list[Tensor]:
             return run_steps(description, program, self.parameters, self.named(row), leaves, steps)
@@ -228,6 +230,16 @@ class NetworkStructure:
         with plain_execution():
             results = _for_rows(one, rows)
         return [r.reshape(*batch, *r.shape[1:]) for r in results]
+
+    def one_theta(self, theta: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+        """A single parameter vector, checked, in float64 where tables of weights are compared.
+
+        Raises:
+            InvalidInputError: for a batch or another length.
+        """
+        if theta.shape != (self.space.size,):
+            raise InvalidInputError(f"one parameter vector ({self.space.size},) is needed, got {tuple(theta.shape)}")
+        return theta.detach().to("cpu", torch.float64)
 
     def record_parts(self, theta: Float[Tensor, " P"], inputs: Any, steps: Sequence[int]) -> Iterator[list[Tensor]]:
         """Like `record` for one theta, a part of the samples at a time, so that memory stays bounded.

@@ -14,7 +14,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-__all__ = ["Operation", "Program", "Ref", "Value", "map_refs", "refs_in"]
+__all__ = ["MOVES", "Operation", "Program", "Ref", "Value", "map_refs", "refs_in"]
+
+
+MOVES = frozenset(
+    {
+        "view", "_unsafe_view", "reshape", "t", "transpose", "permute", "unsqueeze", "squeeze", "expand", "slice",
+        "select", "split", "split_with_sizes", "chunk", "unbind", "unsafe_split", "unsafe_chunk", "cat", "stack",
+        "clone", "alias", "detach", "contiguous", "flip", "roll", "repeat", "getitem", "lift_fresh",
+        "lift_fresh_copy", "narrow", "movedim", "numpy_T"
+    }
+)  # fmt: skip
+"""Operations that only move entries about."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,11 @@ class Value:
     def base(self) -> str:
         """Name of the operation, empty for a source."""
         return self.operation.base if self.operation else ""
+
+    @property
+    def moves(self) -> bool:
+        """True if it only moves entries about; seeing bytes as another type is not that."""
+        return self.operation is not None and self.base in MOVES and not self.operation.name.endswith(".dtype")
 
     def run(self, lookup: Callable[[int], Any]) -> Any:
         """The result, given the values of its arguments."""

@@ -12,7 +12,7 @@ from thalweg.structure.elementwise import Region, ScalarFunction, find_regions
 from thalweg.structure.linear import LinearUse, find_linear
 from thalweg.structure.program import Program, Value
 from thalweg.structure.steps import Kind, Step
-from thalweg.structure.weights import MOVES, WeightReader, Weights
+from thalweg.structure.weights import WeightReader, Weights
 
 __all__ = ["recognise"]
 
@@ -208,7 +208,7 @@ class _Recogniser:
         base = maker.base
         if base in _NORMS:
             return "norm"
-        kind = _KINDS.get(base, "rearrange" if base in MOVES else "other")
+        kind = _KINDS.get(base, "rearrange" if maker.moves else "other")
         if kind in {"add", "multiply", "matmul", "concatenate", "rearrange"} and mixed_operands:
             return "other"
         if base in {"add", "sub"} and dict(maker.kwargs).get("alpha", 1) != 1:

@@ -46,7 +46,7 @@ def unused_input_directions(structure: NetworkStructure, inputs: Any) -> list[Fl
         source = structure.steps[step.reads[0]]
         if (source.kind == "input" or source.from_data) and not any(name in structure.tied for name in step.parameters):
             nothing = torch.zeros(structure.space.size, dtype=torch.float64)
-            data = features_of(step, structure.record(nothing, inputs, [source.index])[0])
+            data = features_of(step, structure.record(nothing, inputs, [source.index])[0].cpu())
             found.extend(_dependent(structure, step, data))
     return found
 

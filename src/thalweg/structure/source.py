@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils import _pytree as pytree
 
 __all__ = ["Forward", "ForwardFailedError", "NotTraceableError", "Source", "first_line"]
@@ -37,7 +38,14 @@ class Source:
     """
 
     def __init__(self, model: nn.Module, forward: Forward | None = None) -> None:
-        self.caller = _Caller(_copy_of(model).double(), forward)
+        held = (*model.parameters(), *model.buffers())
+        if any(isinstance(tensor, UninitializedParameter | UninitializedBuffer) for tensor in held):
+            raise NotTraceableError("it is lazy and has no shapes yet; call it once on a batch")
+        scripted = [name for name, part in model.named_modules() if isinstance(part, torch.jit.ScriptModule)]
+        if scripted:
+            name = repr(scripted[0]) if scripted[0] else "the module"
+            raise NotTraceableError(f"{name} is scripted, which hides what it computes; use the original module")
+        self.caller = _Caller(_copy_of(model), forward)
         self._aliases = _aliases(self.caller.module)
 
     def parameters(self) -> dict[str, Tensor]:
@@ -96,7 +104,7 @@ def _aliases(module: nn.Module) -> dict[str, list[str]]:
 
 
 def _copy_of(model: nn.Module) -> nn.Module:
-    """A deep copy, also where a module holds a computed tensor, as weight normalisation by hooks does."""
+    """A deep copy in float64, also where a module holds a computed tensor, as weight normalisation by hooks does."""
     computed = [
         leaf
         for module in model.modules()
@@ -104,8 +112,8 @@ def _copy_of(model: nn.Module) -> nn.Module:
         if isinstance(leaf, Tensor) and not leaf.is_leaf
     ]
     try:
-        return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
-    except Exception as error:  # any error: deepcopy runs the user's code
+        return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed}).double()
+    except Exception as error:  # any error: copying runs the user's code
         raise NotTraceableError(f"the module cannot be copied ({first_line(error)})") from error
 
 

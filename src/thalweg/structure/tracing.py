@@ -87,6 +87,9 @@ def _checked_space(model: nn.Module, source: Source, space: ParameterSpace | Non
     shapes = {name: tuple(p.shape) for name, p in source.parameters().items()}
     if not shapes or not sum(torch.Size(s).numel() for s in shapes.values()):
         raise NotTraceableError("it has no parameters")
+    odd = [f"{name!r} ({p.dtype})" for name, p in source.parameters().items() if not p.is_floating_point()]
+    if odd:
+        raise NotTraceableError(f"its parameter {odd[0]} does not hold real numbers")
     if space is None:
         trainable = {name: tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
         return ParameterSpace(trainable or shapes)

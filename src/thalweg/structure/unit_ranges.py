@@ -70,8 +70,8 @@ def unit_ranges(structure: NetworkStructure, theta: Float[Tensor, " P"], inputs:
     read = {structure.steps[reader].reads[0] for group in groups for reader in group.readers}
     made = {group.layers[0] for group in groups if len(group.layers) == 1}
     wanted = sorted(read | made)
-    for part in structure.record_parts(theta.double(), inputs, wanted) if groups else ():
-        results = dict(zip(wanted, part, strict=True))
+    for part in structure.record_parts(theta, inputs, wanted) if groups else ():
+        results = {step: tensor.detach().cpu() for step, tensor in zip(wanted, part, strict=True)}
         for number, group in enumerate(groups):
             for values in _seen(structure, group, results):
                 zero[number] &= (values == 0).all(0).all(-1)

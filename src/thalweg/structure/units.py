@@ -229,7 +229,6 @@ def _assemble(structure: NetworkStructure, axes: UnitAxes, one: Tensor, members:
         parts = [structure.to_space(r.coordinates[rows].reshape(len(members), -1)) for r, rows in found[role]]
         return torch.cat([torch.zeros(len(members), 0, dtype=torch.long), *parts], 1)
 
-
     def of_outgoing(values: Callable[[Record], Tensor]) -> Tensor:
         """One entry for each outgoing weight; units of a group are alike, so the first one tells."""
         parts = [values(r)[rows[0]].repeat_interleave(r.coordinates.shape[1]) for r, rows in found["outgoing"]]

@@ -93,11 +93,18 @@ def _compare_gradients(source: Source, case: _Case, spec: pytree.TreeSpec, rebui
                 total = total + (output.double() * weights).sum().cpu()
         if not total.requires_grad:
             return None
-        return list(torch.autograd.grad(total, list(leaves.values()), materialize_grads=True))
+        slopes = torch.autograd.grad(total, list(leaves.values()), materialize_grads=True)
+        return [s.to_dense() for s in slopes]  # embeddings may give sparse ones
 
     with torch.enable_grad():
-        ours = slope(lambda p: rebuilt(p, case.leaves))
-        theirs = slope(lambda p: pytree.tree_leaves(source.call(p, pytree.tree_unflatten(case.leaves, spec))))
+        try:
+            ours = slope(lambda p: rebuilt(p, case.leaves))
+        except RuntimeError as error:  # an operation as it was recorded need not have a derivative of its own
+            return f"the description cannot be differentiated ({str(error).splitlines()[0][:120]})"
+        try:
+            theirs = slope(lambda p: pytree.tree_leaves(source.call(p, pytree.tree_unflatten(case.leaves, spec))))
+        except RuntimeError as error:
+            return f"the module cannot be differentiated ({str(error).splitlines()[0][:120]})"
     if ours is None or theirs is None:
         return None if ours is theirs else "gradients do not flow through the module as through what it computes"
     size = max(float(t.abs().max()) for t in theirs if t.numel())

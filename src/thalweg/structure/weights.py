@@ -18,18 +18,7 @@ from torch import Tensor
 from thalweg.foundation import ParameterSpace
 from thalweg.structure.program import Program, Value
 
-__all__ = ["MOVES", "Weights", "WeightReader"]
-
-MOVES = frozenset(
-    {
-        "view", "_unsafe_view", "reshape", "t", "transpose", "permute", "unsqueeze", "squeeze", "expand",
-        "slice", "select", "split", "split_with_sizes", "chunk", "unbind", "unsafe_split", "unsafe_chunk",
-        "cat", "stack", "clone", "alias", "detach", "contiguous", "flip", "roll", "repeat", "getitem",
-        "lift_fresh", "lift_fresh_copy", "narrow", "movedim", "numpy_T"
-    }
-)
-"""Operations that only move entries about."""
-
+__all__ = ["WeightReader", "Weights", "evaluate_weights", "full_vector"]
 
 @dataclass(frozen=True, eq=False)
 class Weights:
@@ -130,7 +119,7 @@ class WeightReader:
         if value.kind == "parameter":
             block = self._space[str(value.key)]
             return torch.arange(block.start, block.stop).reshape(block.shape)
-        if value.kind != "result" or value.base not in MOVES:
+        if not value.moves:
             return None
         arguments = {index: self.moved(index) for index in value.reads}
         if any(a is None for a in arguments.values()):
