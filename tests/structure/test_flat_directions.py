@@ -414,6 +414,16 @@ def test_stacking_and_its_refusals():
         stack_directions([large] * 3)
 
 
+def test_one_theta_at_a_time():
+    model, x = net(3, 4, 2, activation=nn.ReLU), data(10, 3)
+    structure = trace(model, x)
+    for wrong in (own(model).expand(2, -1), own(model)[:-1]):
+        with pytest.raises(InvalidInputError, match="one parameter vector \\(26,\\) is needed"):
+            flat_directions(structure, wrong, x)
+    live = nn.utils.parameters_to_vector(model.parameters())  # it requires a gradient, and is single precision here
+    assert len(flat_directions(structure, live.float(), x)) == len(flat_directions(structure, own(model), x))
+
+
 def test_a_direction_may_list_a_coordinate_twice():
     twice = FlatDirection("a", "b", 2, torch.tensor([0, 0]), torch.tensor([1.0, 1.0]))
     assert float(twice.direction.norm()) == pytest.approx(1.0)

@@ -218,6 +218,19 @@ DESCRIBED = {
         Residual, data(6, 1, 5, 5),
         "convolution activation:relu convolution norm activation:gelu convolution add activation:relu pool dense",
     ),
+    "sparse gradients": (
+        lambda: nn.Sequential(nn.Embedding(7, 4, sparse=True), nn.Tanh(), nn.Linear(4, 2)), tokens(6, 3),
+        "embedding activation:tanh dense",
+    ),
+    "root mean square norm": (
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.RMSNorm(4), nn.Linear(4, 2)), data(6, 3), None
+    ),
+    "leaky relu of random slope, evaluated": (
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.RReLU(0.1, 0.3)).eval(), data(6, 3), None
+    ),
+    "log of a sigmoid": (
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.LogSigmoid()), data(6, 3), "dense activation:-1 log(1+exp(z))(-z)"
+    ),
     "tied": (Tied, tokens(6, 3), "embedding dense activation:gelu dense"),
     "weight norm": (
         lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)), nn.Sigmoid(), nn.Linear(4, 1)),
@@ -408,6 +421,36 @@ class StraightThrough(Small):
         return Sign.apply(self.layer(x))
 
 
+def scripted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.script(Small())
+
+
+class Undone(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        raise RuntimeError("no way back")
+
+
+class NoBackward(Small):
+    def forward(self, x):
+        return Undone.apply(self.layer(x))
+
+
+class Complex(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2, dtype=torch.complex64)
+
+    def forward(self, x):
+        return self.layer(x.to(torch.complex64)).abs()
+
+
 class NoTensor(Small):
     def forward(self, x):
         return self.layer(x), 3.0
@@ -439,8 +482,17 @@ DECLINED = {
     "straight through": (StraightThrough, data(5, 3), "gradients"),
     "a number": (NoTensor, data(5, 3), "not a tensor \\(float\\)"),
     "error": (Fails, data(5, 3), "ValueError: no such mode"),
+    "written piece by piece": (
+        lambda: nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular"), data(2, 1, 5, 5), "parts of tensors"
+    ),
+    "leaky relu of random slope": (lambda: nn.Sequential(nn.Linear(3, 4), nn.RReLU()), data(5, 3), "draws random"),
     "random": (Unfollowed, data(5, 3), "draws random numbers"),
     "no parameters": (nn.ReLU, data(5, 3), "no parameters"),
+    "scripted": (scripted, data(5, 3), "the module is scripted"),
+    "cannot be differentiated": (NoBackward, data(5, 3), "cannot be differentiated"),
+    "lazy": (lambda: nn.LazyLinear(3), data(5, 3), "lazy"),
+    "complex": (Complex, data(5, 3), "'layer.weight' .*complex"),
+    "weights renormalised in place": (lambda: nn.Embedding(7, 3, max_norm=1.0), tokens(5), "in place|writes to"),
     "no tensor": (Small, ("text",), "hold no tensor"),
 }  # fmt: skip
 
@@ -471,8 +523,6 @@ def test_the_live_module_and_the_random_state_are_untouched(make, train):
     inputs = data(6, 1, 5, 5) if make is Residual else data(6, 3)
     before, kept = copy.deepcopy(model.state_dict()), inputs.clone()
     modes = [m.training for m in model.modules()]
-    calls = []
-    model.register_forward_hook(lambda *_: calls.append(1))
     state = torch.random.get_rng_state()
     explain_trace(model, inputs)
     assert torch.equal(torch.random.get_rng_state(), state)

@@ -217,7 +217,7 @@ def test_a_square_matrix_inside_the_stream():
 def test_why_units_keep_their_places():
     model = seeded(image_chain)
     structure = trace(model, data(5, 1, 8, 8))
-    assert any("'0' keep their places: they enter '1' (norm)" in reason for reason in structure.pinned)
+    assert any("'0' keep their places: '1' normalises them in groups" in reason for reason in structure.pinned)
     tied = trace(Written(CASES["tied"][0]), data(5, 3))
     assert any("(tied)" in reason for reason in tied.pinned)
 

@@ -245,7 +245,9 @@ class _Follower:
         elif base == "native_group_norm" and self._structure.argument(step, 6) in (1, step.shape[1]):
             columns = _columns(_by_channel(flow, 1))
         else:
-            return None  # groups of channels, or running statistics of each channel: they stay in their places
+            grouped = "in groups" if "group" in base else "by running statistics, which are no parameters"
+            self.pin(step.reads[0], f"{step.name!r} normalises them {grouped}")
+            return None
         if columns is None:
             return None
         for weights in (step.weight, step.bias):

@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from thalweg.structure.program import Operation, Program, Ref, Value
+from thalweg.structure.program import Operation, Program, Ref, Value, resolve
 from thalweg.structure.source import ForwardFailedError, NotTraceableError, Source, first_line
 
 __all__ = ["capture", "plain_execution"]
@@ -171,7 +171,8 @@ def _result(node: fx.Node, number: Mapping[fx.Node, int]) -> Value:
         return [convert(a) for a in argument] if isinstance(argument, list | tuple) else argument
 
     kwargs = tuple((key, convert(argument)) for key, argument in node.kwargs.items())
-    return Value("result", 0, Operation(name), tuple(convert(a) for a in node.args), kwargs, **_form(node))
+    operation = Operation(name).functional  # torch's own compositions write into their intermediate results
+    return Value("result", 0, operation, tuple(convert(a) for a in node.args), kwargs, **_form(node))
 
 
 def _refuse(values: list[Value], buffers: Mapping[int, str]) -> None:
@@ -180,7 +181,7 @@ def _refuse(values: list[Value], buffers: Mapping[int, str]) -> None:
         operation = value.operation
         if operation is None:
             continue
-        if operation.random:
+        if operation.random and not _in_evaluation(value):
             raise NotTraceableError(
                 f"its forward draws random numbers ({operation.base}); dropout is switched off by model.eval()"
             )
@@ -188,9 +189,20 @@ def _refuse(values: list[Value], buffers: Mapping[int, str]) -> None:
             target = values[value.args[0].index]
             if target.kind == "input":
                 continue  # it writes into its input, of which a copy was given
+            if target.kind == "result":
+                raise NotTraceableError("its forward writes into parts of tensors in a way not followed (copy_)")
             name = buffers.get(int(target.key), "") if target.kind == "constant" else str(target.key)
             raise NotTraceableError(f"its forward writes to {name!r}; batch statistics are frozen by model.eval()")
         if operation.base.endswith("batch_norm") and len(value.args) > 5 and value.args[3] and value.args[5] is True:
             raise NotTraceableError("its forward uses and writes batch statistics; model.eval() freezes them")
-        if operation.mutates:
+        if operation.mutates and not _in_evaluation(value):
             raise NotTraceableError(f"its forward modifies tensors in place in a way not followed ({operation.base})")
+
+
+def _in_evaluation(value: Value) -> bool:
+    """Whether an operation that draws random numbers in training was told not to train."""
+    assert value.operation is not None
+    arguments = resolve(value.operation.name)._schema.arguments
+    given = {argument.name: argument.default_value for argument in arguments if argument.has_default_value()}
+    given |= dict(zip((argument.name for argument in arguments), value.args, strict=False)) | dict(value.kwargs)
+    return given.get("training", given.get("train")) is False

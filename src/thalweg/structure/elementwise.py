@@ -137,14 +137,13 @@ class _Finder:
     def _sources(self, index: int) -> list[int] | None:
         """The mixed values a pointwise operation reads; None where it is not one tensor's business."""
         value = self._program.values[index]
-        if value.kind != "result" or value.operation is None or value.shape is None or not self._pointwise(value):
+        if value.kind != "result" or not self._pointwise(value):
             return None
         sources = []
         for read in (self._alias.get(r, r) for r in value.reads):
             other = self._program.values[read]
             if read in self._mixed:
-                same = other.shape == value.shape or other.shape is None
-                if not same:
+                if other.shape != value.shape and None not in (other.shape, value.shape):
                     return None
                 sources.append(read)
             elif not self._single_number(read):
@@ -152,10 +151,11 @@ class _Finder:
         return sources or None
 
     def _pointwise(self, value: Value) -> bool:
-        if value.base == "getitem":
+        if value.base == "getitem":  # this one operation gives a pair of which the second is a buffer
             return value.args[1] == 0 and self._program.values[value.reads[0]].base == "log_sigmoid_forward"
-        assert value.operation is not None
-        return value.operation.pointwise
+        if value.base == "log_sigmoid_forward":
+            return True
+        return value.operation is not None and value.shape is not None and value.operation.pointwise
 
     def _single_number(self, index: int) -> bool:
         value = self._program.values[index]

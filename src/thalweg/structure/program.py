@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-__all__ = ["MOVES", "Operation", "Program", "Ref", "Value", "map_refs", "refs_in"]
+__all__ = ["MOVES", "Operation", "Program", "Ref", "Value", "map_refs", "refs_in", "resolve"]
 
 
 MOVES = frozenset(
@@ -62,6 +62,19 @@ class Operation:
     def random(self) -> bool:
         """True if it draws random numbers."""
         return self.name != "getitem" and torch.Tag.nondeterministic_seeded in resolve(self.name).tags
+
+    @property
+    def functional(self) -> Operation:
+        """The operation that returns what this one writes into its argument: ``add`` for ``add_``; itself otherwise."""
+        parts = self.name.split(".")
+        if self.name == "getitem" or not parts[1].endswith("_") or parts[1] == "copy_":
+            return self
+        twin = Operation(".".join([parts[0], parts[1][:-1], parts[2]]))
+        try:
+            resolve(twin.name)
+        except AttributeError:
+            return self
+        return twin
 
     @property
     def mutates(self) -> bool:

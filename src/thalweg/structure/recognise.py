@@ -252,13 +252,15 @@ def _layer_name(names: Sequence[str], otherwise: str) -> str:
     """``"features.0"`` for parameters ``features.0.weight`` and ``features.0.bias``."""
     if not names:
         return otherwise
-    if len(names) == 1:
-        return names[0].rpartition(".")[0] or names[0]
     common = []
-    for parts in zip(*(name.split(".")[:-1] for name in names), strict=False):
+    for parts in zip(*(_owner(name) for name in names), strict=False):
         if len(set(parts)) > 1:
             break
         common.append(parts[0])
     return ".".join(common) or names[0]
 
 
+def _owner(name: str) -> list[str]:
+    """The path of the module that a parameter belongs to, parametrisations left out."""
+    parts = name.split(".")
+    return parts[: parts.index("parametrizations")] if "parametrizations" in parts else parts[:-1]
