@@ -1,0 +1,280 @@
+"""Solvers against SciPy and torch.optim: time to the same point, and how often the verdict is right.
+
+Two problems, 16 starts each: softmax regression of digits (4 x 4 pixels, one hidden layer of 6 tanh units, ridge 1e-3),
+and the regression of a noisy 4-5-1 tanh teacher by a 4-5-1 student (1000 samples, no ridge), where minima at infinity
+abound. Every solver gets the same starts, the same gradient and the same Hessian, one start at a time, on one thread.
+
+The truth about an end point comes from a long continuation by damped Newton steps whose values and gradients are
+computed in extended precision (`numpy.longdouble`) by closed forms that share nothing with the library: it is a minimum
+if the continuation stays where it is and the Hessian is positive definite there; else it is not.
+
+Run: ``python -m benchmarks.run solvers``.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import minimize as scipy_minimize
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+
+from thalweg.objectives import L2, EmpiricalRisk, Objective
+from thalweg.solvers import Solution, minimize, random_starts
+
+TITLE = "Solvers against SciPy and torch.optim from the same starts"
+STARTS = 16
+RIDGE = 1e-3
+LONG = np.longdouble
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An objective with starts, and its value and gradient in extended precision."""
+
+    name: str
+    objective: Objective
+    starts: Tensor
+    exact: Callable[[np.ndarray], tuple[Any, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class End:
+    """Where one solver ended from one start."""
+
+    theta: np.ndarray
+    value: float
+    gradient: float
+    seconds: float
+    says_converged: bool
+
+
+def digits() -> Problem:
+    data = load_digits()
+    images = data.images.reshape(-1, 4, 2, 4, 2).mean((2, 4)).reshape(-1, 16) / 16
+    x, y = torch.tensor(images - images.mean(0)), torch.tensor(data.target)
+    model = nn.Sequential(nn.Linear(16, 6), nn.Tanh(), nn.Linear(6, 10)).double()
+    risk = EmpiricalRisk(model, nn.CrossEntropyLoss(), x, y)
+    objective = risk + L2(risk, RIDGE)
+    hot = np.eye(10, dtype=LONG)[data.target]
+    return Problem(
+        "digits 16-6-10, ridge", objective, random_starts(objective.space, STARTS, 0), _exact(x, hot, 6, "softmax")
+    )
+
+
+def teacher() -> Problem:
+    generator = torch.Generator().manual_seed(7)
+    x = torch.randn(1000, 4, generator=generator, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 1)).double()
+    shapes = [p.shape for p in model.parameters()]
+    w, b, a, c = (torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    y = torch.tanh(x @ w.T + b) @ a.T + c + 0.1 * torch.randn(1000, 1, generator=generator, dtype=torch.float64)
+    objective = EmpiricalRisk(model, nn.MSELoss(), x, y)
+    target = y.numpy().astype(LONG)
+    return Problem(
+        "teacher 4-5-1, noise", objective, random_starts(objective.space, STARTS, 1), _exact(x, target, 5, "squares")
+    )
+
+
+def _exact(x: Tensor, target: np.ndarray, width: int, loss: str) -> Callable[[np.ndarray], tuple[Any, np.ndarray]]:
+    """Value and gradient by hand, for one hidden tanh layer; parameters in the order W, b, A, c."""
+    inputs = x.numpy().astype(LONG)
+    n, outputs = len(inputs), target.shape[1]
+    cuts = np.cumsum([width * inputs.shape[1], width, outputs * width])
+
+    def evaluate(theta: np.ndarray) -> tuple[Any, np.ndarray]:
+        w, b, a, c = np.split(theta.astype(LONG), cuts)
+        w, a = w.reshape(width, -1), a.reshape(outputs, width)
+        hidden = np.tanh(inputs @ w.T + b)
+        out = hidden @ a.T + c
+        if loss == "softmax":
+            shifted = out - out.max(1, keepdims=True)
+            total = np.exp(shifted).sum(1, keepdims=True)
+            value = -((shifted - np.log(total)) * target).sum() / n + LONG(RIDGE) / 2 * (theta**2).sum()
+            slope = (np.exp(shifted) / total - target) / n
+        else:
+            value, slope = ((out - target) ** 2).mean(), 2 * (out - target) / out.size
+        back = (slope @ a) * (1 - hidden**2)
+        gradient = np.concatenate([(back.T @ inputs).ravel(), back.sum(0), (slope.T @ hidden).ravel(), slope.sum(0)])
+        return value, gradient + (LONG(RIDGE) * theta if loss == "softmax" else 0)
+
+    return evaluate
+
+
+def is_minimum(problem: Problem, theta: np.ndarray, steps: int = 400) -> bool:
+    """Continue with damped Newton steps in extended precision: does the point stay, its Hessian positive definite?"""
+    point = start = theta.astype(LONG)
+    value, gradient = problem.exact(point)
+    damping, size = 0.0, float(np.linalg.norm(theta))
+    for _ in range(steps):
+        hessian = problem.objective.hessian(torch.tensor(point.astype(np.float64))).numpy()
+        eigenvalues, vectors = np.linalg.eigh(hessian)
+        floor = 1e-15 * eigenvalues[-1]
+        if float(np.abs(gradient).max()) < 1e-16 and eigenvalues[0] > 10 * floor:
+            return bool(np.linalg.norm((point - start).astype(np.float64)) < 1e-2 * (1 + size))
+        slopes = vectors.T @ gradient.astype(np.float64)
+        for _ in range(60):
+            step = -vectors @ (slopes / np.maximum(np.abs(eigenvalues) + damping, floor))
+            trial_value, trial_gradient = problem.exact(point + step)
+            if trial_value < value or np.abs(trial_gradient).max() < 0.9 * np.abs(gradient).max():
+                break
+            damping = max(4 * damping, 1e-12 * eigenvalues[-1])
+        else:
+            break
+        point, value, gradient, damping = point + step, trial_value, trial_gradient, damping / 8
+        if np.linalg.norm((point - start).astype(np.float64)) > 1 + size:
+            return False
+    return False
+
+
+def ours(method: str) -> Callable[[Problem, Tensor], End]:
+    def solve(problem: Problem, start: Tensor) -> End:
+        begun = time.perf_counter()
+        found = minimize(problem.objective, start, method=method)
+        seconds = time.perf_counter() - begun
+        return _end(problem, found.theta.numpy(), seconds, bool(found.converged))
+
+    return solve
+
+
+def scipy_solver(name: str) -> Callable[[Problem, Tensor], End]:
+    def solve(problem: Problem, start: Tensor) -> End:
+        objective = problem.objective
+
+        def both(x: np.ndarray) -> tuple[float, np.ndarray]:
+            found = objective.evaluate(torch.from_numpy(x), 1)
+            return float(found.value), found.gradient.numpy()
+
+        extra: dict[str, Any] = {"options": {"gtol": 1e-10, "maxiter": 20_000}}
+        if name == "trust-exact":
+            extra["hess"] = lambda x: objective.hessian(torch.from_numpy(x)).numpy()
+            extra["options"]["maxiter"] = 2_000
+        begun = time.perf_counter()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = scipy_minimize(both, start.numpy(), jac=True, method=name, **extra)
+        return _end(problem, found.x, time.perf_counter() - begun, bool(found.success))
+
+    return solve
+
+
+def torch_lbfgs(problem: Problem, start: Tensor) -> End:
+    theta = start.clone().requires_grad_()
+    optimiser = torch.optim.LBFGS(
+        [theta],
+        max_iter=20_000,
+        max_eval=60_000,
+        tolerance_grad=1e-10,
+        tolerance_change=0.0,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> Tensor:
+        found = problem.objective.evaluate(theta.detach(), 1)
+        theta.grad = found.gradient.clone()
+        return found.value
+
+    begun = time.perf_counter()
+    optimiser.step(closure)
+    seconds = time.perf_counter() - begun
+    end = _end(problem, theta.detach().numpy(), seconds, True)
+    return End(end.theta, end.value, end.gradient, seconds, end.gradient <= 1e-10)
+
+
+def _end(problem: Problem, theta: np.ndarray, seconds: float, says_converged: bool) -> End:
+    found = problem.objective.evaluate(torch.from_numpy(theta), 1)
+    return End(theta, float(found.value), float(found.gradient.abs().max()), seconds, says_converged)
+
+
+SOLVERS: dict[str, Callable[[Problem, Tensor], End]] = {
+    "thalweg newton": ours("newton"),
+    "thalweg newton-cg": ours("newton-cg"),
+    "thalweg lm": ours("lm"),
+    "thalweg l-bfgs": ours("l-bfgs"),
+    "scipy BFGS": scipy_solver("BFGS"),
+    "scipy trust-exact": scipy_solver("trust-exact"),
+    "torch LBFGS": torch_lbfgs,
+}
+
+
+def compare(
+    problem: Problem, solvers: dict[str, Callable[[Problem, Tensor], End]] = SOLVERS
+) -> dict[str, dict[str, float]]:
+    """Run all solvers from all starts of one problem."""
+    ends = {name: [solve(problem, start) for start in problem.starts] for name, solve in solvers.items()}
+    truths = {name: [is_minimum(problem, end.theta) for end in row] for name, row in ends.items()}
+    rows = {}
+    reference = ends["thalweg newton"]
+    for name, row in ends.items():
+        same = [
+            abs(a.value - b.value) <= 1e-9 * (1e-3 + abs(a.value)) and ta and tb
+            for a, b, ta, tb in zip(reference, row, truths["thalweg newton"], truths[name], strict=True)
+        ]
+        pairs = [(a.seconds, b.seconds) for a, b, flag in zip(reference, row, same, strict=True) if flag]
+        rows[name] = {
+            "right": sum(e.says_converged == t for e, t in zip(row, truths[name], strict=True)) / len(row),
+            "says converged": sum(e.says_converged for e in row) / len(row),
+            "minima": sum(truths[name]) / len(row),
+            "same as newton": len(pairs),
+            "seconds": statistics.median(b for _, b in pairs) if pairs else float("nan"),
+            "newton's seconds": statistics.median(a for a, _ in pairs) if pairs else float("nan"),
+            "median seconds of all": statistics.median(e.seconds for e in row),
+            "largest gradient of converged": max((e.gradient for e in row if e.says_converged), default=float("nan")),
+        }
+    return rows
+
+
+def batched(problem: Problem) -> tuple[Solution, float]:
+    """All starts in one call of Newton's method."""
+    begun = time.perf_counter()
+    found = minimize(problem.objective, problem.starts)
+    return found, time.perf_counter() - begun
+
+
+def run() -> str:
+    """Both problems as Markdown."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return "\n\n".join(section(problem) for problem in (digits(), teacher()))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def section(problem: Problem) -> str:
+    """One problem: what all solvers did from the same starts."""
+    found, seconds = batched(problem)
+    statuses = ", ".join(f"{n} {status.value}" for status, n in Counter(found.statuses).most_common())
+    head = (
+        f"**{problem.name}**, P = {problem.objective.space.size}, {STARTS} starts, one thread. All starts in one call "
+        f"of "
+        f"`tw.minimize`: {seconds:.2f} s; {statuses}; largest gradient of the converged "
+        f"{float(found.gradient_norm[found.converged].max()) if bool(found.converged.any()) else float('nan'):.1e}."
+    )
+    table = [
+        "| solver | rightly classified | says converged | truly minima | same end as newton | its time / newton's "
+        "there "
+        "| median time of all (s) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, row in compare(problem).items():
+        ratio = row["seconds"] / row["newton's seconds"]
+        table.append(
+            f"| {name} | {100 * row['right']:.0f} % | {100 * row['says converged']:.0f} % | {100 * row['minima']:.0f} "
+            f"% "
+            f"| {row['same as newton']:.0f} | {ratio:.2f} | {row['median seconds of all']:.3f} |"
+        )
+    return head + "\n\n" + "\n".join(table)
+
+
+if __name__ == "__main__":
+    print(run())
