@@ -8,7 +8,7 @@ more slowly (an escape to infinity, which is named), or lead to a lower place (t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,12 +23,23 @@ from thalweg.solvers.polish import Polished, polish
 from thalweg.solvers.status import Status
 from thalweg.solvers.valley import Valley, ValleyShape, walk
 
-__all__ = ["Candidates", "Ruling", "directions", "report", "rule_minimum", "stall_message", "walk_in_groups"]
+__all__ = [
+    "Candidates",
+    "Ruling",
+    "directions",
+    "is_small",
+    "report",
+    "roughly",
+    "rule_minimum",
+    "stall_message",
+    "walk_in_groups",
+]
 
 DECREMENT = 1e-9
 """A Newton decrement is small below this fraction of the value's scale (`Candidates.scale`)."""
 KICKS = 8
 """How often a start may be sent on from a candidate before it counts as stalled."""
+_FAR = 0.05
 _LEVEL = 1e-13
 """Values closer than this fraction of their scale count as equal."""
 
@@ -115,11 +126,11 @@ def rule_minimum(objective: Objective, given: Candidates, model: LocalModel | No
         model: measured there already.
     """
     model = measure(objective, given.theta) if model is None else model
-    stationary = model.gradient_norm <= torch.clamp(2 * model.rounding.floor, min=given.tolerance)
+    stationary = is_small(objective, model.theta, model.gradient_norm, model.rounding.floor, given.tolerance)
     escape, lower = _leave_saddles(objective, model, stationary | given.stuck)
     polished = polish(objective, model)
     ruling = Ruling.of(polished)
-    norm, small, settled = _gates(polished, given)
+    norm, small, settled = _gates(objective, polished, given)
     doubtful = []
     for row in range(len(norm)):
         if bool(lower[row]) and int(given.kicks[row]) < KICKS:
@@ -129,14 +140,43 @@ def rule_minimum(objective: Objective, given: Candidates, model: LocalModel | No
         elif bool(small[row]) or bool(given.stuck[row]) or bool(given.slow[row]):
             doubtful.append(row)
     if doubtful:
+        polished = roughly(polished, small)
         _walk_doubtful(objective, given, polished, ruling, doubtful, small)
     return ruling
 
 
-def _gates(polished: Polished, given: Candidates) -> tuple[Tensor, Tensor, Tensor]:
+def roughly(polished: Polished, small: Tensor, *, saddle: bool = False) -> Polished:
+    """Where the gradient is not small yet, only the directions along which the critical point is far count as soft."""
+    # far from the point the step foretells nothing about the eigenvalues there: what they are here is what counts
+    here = replace(polished.model, drift=torch.zeros_like(polished.model.drift))
+    _, _, far = here.newton_step(both_signs=saddle, near=_FAR)
+    return replace(polished, soft=torch.where(small[:, None], polished.soft, far))
+
+
+def is_small(
+    objective: Objective,
+    theta: Float[Tensor, "b P"],
+    norm: Float[Tensor, " b"],
+    floor: Float[Tensor, " b"],
+    tolerance: float,
+) -> Bool[Tensor, " b"]:
+    """Whether the gradient is at its tolerance or rounding floor.
+
+    At a kink the gradient jumps between neighbours, which is no rounding: there the tolerance alone counts.
+    """
+    small = norm <= tolerance
+    for row in (~small & (norm <= 2 * floor)).nonzero().squeeze(-1).tolist():
+        kinks = objective.kinks(theta[row])
+        resolution = 8 * torch.finfo(theta.dtype).eps * (1 + float(theta[row].abs().max()))
+        small[row] = kinks.smooth or (not kinks.branches and kinks.margin > resolution)
+    return small
+
+
+def _gates(objective: Objective, polished: Polished, given: Candidates) -> tuple[Tensor, Tensor, Tensor]:
     """Gradient norm; whether it is at tolerance or floor; whether all directions are resolved, the decrement small."""
-    norm = polished.model.gradient_norm
-    small = norm <= torch.clamp(2 * polished.model.rounding.floor, min=given.tolerance)
+    model = polished.model
+    norm = model.gradient_norm
+    small = is_small(objective, model.theta, norm, model.rounding.floor, given.tolerance)
     settled = ~polished.soft.any(-1) & (polished.decrement <= _decrement_bound(given))
     return norm, small, settled & ~polished.model.negative().any(-1)
 
@@ -275,7 +315,7 @@ def _rule_by_valleys(
     elif bool(given.stuck[row]):
         text = stall_message(objective, ruling.theta[row], ruling.gradient[row], ruling.floor[row])
         if ValleyShape.UNDECIDED in shapes:
-            text += " The value falls along a soft direction that could not be followed."
+            text += " A soft direction could not be followed far enough to say where it leads."
         ruling.end(row, Status.STALLED, text)
 
 

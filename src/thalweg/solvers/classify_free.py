@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from thalweg.objectives import Objective
-from thalweg.solvers.classify import DECREMENT, KICKS, Candidates, Ruling, stall_message
+from thalweg.solvers.classify import DECREMENT, KICKS, Candidates, Ruling, is_small, stall_message
 from thalweg.solvers.local import NEAR, Rounding, measure_rounding
 from thalweg.solvers.method import finite, max_norm
 from thalweg.solvers.naming import gather, name_escape
@@ -34,7 +34,7 @@ def rule_minimum_free(objective: Objective, given: Candidates) -> Ruling:
     """
     ruling, rounding, length, ratio, negative, step = _polish_free(objective, given)
     norm = max_norm(ruling.gradient)
-    small = norm <= torch.clamp(2 * rounding.floor, min=given.tolerance)
+    small = is_small(objective, ruling.theta, norm, rounding.floor, given.tolerance)
     unit = 1 + ruling.theta.abs().amax(-1)
     near = (length <= NEAR * unit) | ((ratio < CONTRACTS) & (length * ratio / (1 - ratio) <= 1e-2 * unit))
     gain = ruling.decrement <= DECREMENT * given.scale.clamp(min=given.tolerance)
@@ -162,6 +162,8 @@ def escape_along(
             value=finite(objective.value(points))[None],
             reached=torch.ones(1, len(at), dtype=torch.bool),
             noise=noise.expand(1, len(at)),
+            bent=torch.zeros(1, dtype=torch.bool),
+            barred=torch.zeros(1, dtype=torch.bool),
             walked=at[-1:],
             smooth=torch.ones(1, dtype=torch.bool),
             evaluations=torch.zeros(1, dtype=torch.int64),

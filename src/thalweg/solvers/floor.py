@@ -40,6 +40,8 @@ class Lanes:
         origin: ``(m,)``, value at the start.
         curvature: ``(m, P)``, spectrum of the complement where it was last decomposed.
         vectors: ``(m, P, P)``.
+        barrier: ``(m,)``, how much higher than the start the last place was that could not be relaxed, less twice what
+            relaxing promised; minus infinity before any.
         alive: ``(m,)``, False once a lane could not go on.
         saddle: stay stationary in the complement instead of minimal.
         evaluations: ``(m,)``, values and gradients computed.
@@ -60,6 +62,7 @@ class Lanes:
     origin: Tensor
     curvature: Tensor
     vectors: Tensor
+    barrier: Tensor
     alive: Tensor
     saddle: bool
     evaluations: Tensor
@@ -97,13 +100,14 @@ class Lanes:
             origin=model.value.clone(),
             curvature=curvature,
             vectors=vectors,
+            barrier=torch.full_like(size, -torch.inf),
             alive=torch.ones_like(count, dtype=torch.bool),
             saddle=saddle,
             evaluations=count,
             hessians=count.clone(),
         )
         rows = torch.arange(len(size), device=size.device)
-        arrived, theta, value, _ = _correct(objective, lanes, rows, 0 * size, 0.5 * size)
+        arrived, theta, value, _, _ = _correct(objective, lanes, rows, 0 * size, 0.5 * size)
         lanes.theta[arrived], lanes.value[arrived] = theta[arrived], value[arrived]
         lanes.origin = lanes.value.clone()
         return lanes
@@ -127,7 +131,7 @@ def follow(objective: Objective, lanes: Lanes, distance: float) -> None:
             return
         ahead = torch.minimum(lanes.step[rows], (goal - lanes.at)[rows])
         reach = 0.3 * ahead * lanes.tangent[rows].norm(dim=-1)
-        arrived, theta, value, effort = _correct(objective, lanes, rows, ahead, reach)
+        arrived, theta, value, gain, effort = _correct(objective, lanes, rows, ahead, reach)
         done, again = rows[arrived], rows[~arrived]
         tangent = (theta[arrived] - lanes.theta[done]) / ahead[arrived][:, None]
         # three points make a parabola; the first stretch starts from the exact tangent, as if after a stretch of length
@@ -138,6 +142,7 @@ def follow(objective: Objective, lanes: Lanes, distance: float) -> None:
         lanes.theta[done], lanes.value[done] = theta[arrived], value[arrived]
         lanes.at[done] += ahead[arrived]
         lanes.step[done] *= torch.where(effort[arrived] <= 3, 1.7, 1.0).to(lanes.step)
+        lanes.barrier[again] = (value - 2 * gain)[~arrived] - lanes.origin[again]
         lanes.step[again] = ahead[~arrived] / 3
         lanes.alive[again] = lanes.step[again] > _SHORTEST * lanes.size[again]
     lanes.alive &= lanes.at >= goal * (1 - 1e-12)
@@ -145,7 +150,7 @@ def follow(objective: Objective, lanes: Lanes, distance: float) -> None:
 
 def _correct(
     objective: Objective, lanes: Lanes, rows: Tensor, ahead: Tensor, reach: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """From the prediction, Newton steps across the valley with the last Hessian, renewed where it no longer serves.
 
     Returns:
@@ -156,7 +161,7 @@ def _correct(
     start = lanes.theta[rows] + ahead[:, None] * lanes.tangent[rows] + over * lanes.bend[rows]
     theta, value = start.clone(), torch.full_like(ahead, torch.inf)
     arrived, failed = torch.zeros_like(ahead, dtype=torch.bool), torch.zeros_like(ahead, dtype=torch.bool)
-    last = torch.full_like(ahead, torch.inf)
+    last, promised = torch.full_like(ahead, torch.inf), torch.full_like(ahead, torch.inf)
     effort = torch.zeros_like(rows)
     renewals = torch.zeros_like(rows)
     for _ in range(_CORRECTIONS):
@@ -171,22 +176,22 @@ def _correct(
         value[active] = finite(found.value)
         gain, move = _across(lanes, owner, found.gradient)
         there = gain <= _goal(lanes, owner, value[active])
-        stale = ~there & (gain > 0.25 * last[active])
+        strays = (theta[active] + move - start[active]).norm(dim=-1) > reach[active]
+        stale = ~there & ((gain > 0.25 * last[active]) | strays)
         renew = stale & (renewals[active] < _RENEWALS) & torch.isfinite(value[active])
         if bool(renew.any()):
-            gain[renew], move[renew] = _renewed(
-                objective, lanes, owner[renew], theta[active][renew], found.gradient[renew]
-            )
+            here = theta[active[renew]]
+            gain[renew], move[renew] = _renewed(objective, lanes, owner[renew], here, found.gradient[renew])
             renewals[active[renew]] += 1
             there = gain <= _goal(lanes, owner, value[active])
+            strays = (theta[active] + move - start[active]).norm(dim=-1) > reach[active]
         arrived[active] = there & torch.isfinite(value[active])
-        failed[active] = (stale & ~renew) | ~torch.isfinite(value[active])
+        failed[active] = ~there & ((stale & ~renew) | strays) | ~torch.isfinite(value[active])
         going = ~arrived[active] & ~failed[active]
         theta[active[going]] += move[going]
-        strayed = (theta[active] - start[active]).norm(dim=-1) > reach[active]
-        failed[active] |= strayed & ~arrived[active]
+        promised[active] = gain
         last[active] = torch.where(renew, torch.full_like(gain, torch.inf), gain)
-    return arrived, theta, value, effort
+    return arrived, theta, value, promised, effort
 
 
 def _goal(lanes: Lanes, rows: Tensor, value: Tensor) -> Tensor:

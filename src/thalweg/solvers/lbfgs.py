@@ -16,12 +16,15 @@ from thalweg.solvers.method import Method, State
 
 __all__ = ["LBFGS"]
 
+_FAILURES = 4
+
 
 @dataclass(frozen=True)
 class LBFGS(Method):
     """Limited-memory BFGS (Liu and Nocedal 1989) with a line search for the strong Wolfe conditions.
 
-    It needs gradients only. A line search that fails empties the memory once; a second failure in a row ends the start.
+    It needs gradients only. A line search that fails empties the memory; a second failure in a row without any progress
+    ends the start, and so does a fourth with some (at a kink there is always a little more to gain).
 
     Args:
         memory: pairs of steps and gradient differences kept.
@@ -66,7 +69,7 @@ class LBFGS(Method):
         change = line.gradient - state.gradient
         product = (step * change).sum(-1)
         useful = moved & (product > 1e-12 * step.norm(dim=-1) * change.norm(dim=-1))
-        failures = torch.where(moved, torch.zeros_like(scale), state.memory["failures"] + 1)
+        failures = torch.where(line.found, torch.zeros_like(scale), state.memory["failures"] + 1)
         new_scale = torch.where(useful, product / (change**2).sum(-1).clamp(min=torch.finfo(product.dtype).tiny), scale)
         keep = (failures == 0)[:, None, None]
         memory = {

@@ -110,22 +110,23 @@ class LocalModel:
         """Maximum norm."""
         return max_norm(self.gradient)
 
-    def newton_step(self, *, both_signs: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    def newton_step(self, *, both_signs: bool = False, near: float = NEAR) -> tuple[Tensor, Tensor, Tensor]:
         """The Newton step along directions whose curvature stands above rounding.
 
         Args:
             both_signs: use negative curvature too, as for saddles; else only positive curvature.
+            near: distance within which a direction counts as resolved, in units of ``1 + |theta|``.
 
         Returns:
             The step ``(b, P)``, its Newton decrement ``(b,)``, and ``(b, P)`` True for the *soft* eigendirections:
-            those whose curvature is rounding, or along which the critical point lies farther than `NEAR`.
+            those whose curvature is rounding, or along which the critical point lies farther than `near`.
         """
         size = self.eigenvalues.abs() if both_signs else self.eigenvalues
         curved = size > self.eigenvalue_noise
         slopes, noise = self.slopes, self.slope_noise
         inverse = torch.where(curved, 1 / torch.where(curved, self.eigenvalues, torch.ones_like(size)), 0 * size)
         reach = torch.maximum(slopes.abs(), noise) * inverse.abs()
-        soft = ~curved | (reach > NEAR * (1 + self.theta.abs().amax(-1, keepdim=True)))
+        soft = ~curved | (reach > near * (1 + self.theta.abs().amax(-1, keepdim=True)))
         # a slope within its own rounding, divided by a small curvature, is a long step to nowhere
         meant = torch.where((slopes.abs() > noise) | ~soft, slopes, 0 * slopes)
         step = -(self.vectors @ (meant * inverse)[:, :, None]).squeeze(-1)

@@ -13,8 +13,9 @@ from torch import Tensor
 from thalweg.foundation import InvalidInputError, Progress, RunControl, parse_duration, progress_bar
 from thalweg.objectives import Objective
 from thalweg.solvers.classify import Candidates, Ruling
-from thalweg.solvers.method import Method, State, max_norm
-from thalweg.solvers.solution import Solution, in_batch_shape
+from thalweg.solvers.method import Method, State
+from thalweg.solvers.records import Records
+from thalweg.solvers.solution import Solution
 from thalweg.solvers.status import Status
 
 __all__ = ["Callback", "Endgame", "Limits", "Snapshot", "drive"]
@@ -79,65 +80,6 @@ class Limits:
 
 
 @dataclass
-class _Records:
-    """One row per start, filled in as starts end."""
-
-    theta: Tensor
-    value: Tensor
-    gradient: Tensor
-    floor: Tensor
-    decrement: Tensor
-    index: Tensor
-    undecided: Tensor
-    iterations: Tensor
-    evaluations: Tensor
-    hessians: Tensor
-    kicks: Tensor
-    status: list[Status | None]
-    message: list[str]
-
-    @classmethod
-    def empty(cls, theta: Tensor) -> _Records:
-        b = len(theta)
-        blank = torch.full((b,), torch.nan, dtype=theta.dtype, device=theta.device)
-        whole = torch.zeros(b, dtype=torch.int64, device=theta.device)
-        return cls(
-            theta=theta.clone(),
-            value=blank,
-            gradient=torch.full_like(theta, torch.nan),
-            floor=torch.full_like(blank, torch.inf),
-            decrement=blank.clone(),
-            index=whole - 1,
-            undecided=whole - 1,
-            iterations=whole,
-            evaluations=whole.clone(),
-            hessians=whole.clone(),
-            kicks=whole.clone(),
-            status=[None] * b,
-            message=[""] * b,
-        )
-
-    def solution(self, batch: torch.Size, seconds: float, method: str, seed: int | None) -> Solution:
-        return Solution(
-            theta=self.theta.reshape(*batch, -1),
-            value=self.value.reshape(batch),
-            gradient_norm=max_norm(self.gradient).reshape(batch),
-            gradient_floor=self.floor.reshape(batch),
-            newton_decrement=self.decrement.reshape(batch),
-            index=self.index.reshape(batch),
-            undecided=self.undecided.reshape(batch),
-            iterations=self.iterations.reshape(batch),
-            evaluations=self.evaluations.reshape(batch),
-            hessians=self.hessians.reshape(batch),
-            status=in_batch_shape(list(self.status), batch),
-            message=in_batch_shape(list(self.message), batch),
-            seconds=seconds,
-            method=method,
-            seed=seed,
-        )
-
-
-@dataclass
 class _Run:
     """The moving parts of one search."""
 
@@ -145,7 +87,7 @@ class _Run:
     method: Method
     limits: Limits
     endgame: Endgame
-    records: _Records
+    records: Records
     control: RunControl
     iteration: int = 0
     running: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
@@ -332,7 +274,7 @@ def drive(
         seed: of the starts, for the record.
     """
     control = RunControl(parse_duration(limits.time_budget), limits.stop_event)
-    run = _Run(objective, method, limits, endgame, _Records.empty(theta), control)
+    run = _Run(objective, method, limits, endgame, Records.empty(theta), control)
     run.running = torch.arange(len(theta), device=theta.device)
     try:
         with progress_bar(f"{method.alias}, {len(theta)} starts", total=len(theta), show=limits.progress) as bar:

@@ -24,6 +24,7 @@ __all__ = ["Evidence", "cancelling", "decay_law", "gather", "name_escape", "outp
 
 _CANCEL = 0.15
 """Growth cancels when its sum over units is below this fraction of the sum of absolute values."""
+_GROWN = 0.1
 _SHARE = 0.8
 """... and when this share of its squared length lies in one block."""
 
@@ -38,6 +39,9 @@ class Evidence:
         exponent: for a power law: -2 in a channel; NaN otherwise.
         outputs: "grow", "settle", or "unknown" without outputs.
         cancels: the growing parameters cancel within one block.
+        pairs: two parameters or more of one block share the growth evenly, whatever their signs: with an odd activation
+            the pair of a channel may have equal signs.
+        bent: the way is curved: all other parameters follow the growing ones.
         block: the block that grows most.
     """
 
@@ -45,6 +49,8 @@ class Evidence:
     exponent: float
     outputs: str
     cancels: bool
+    pairs: bool
+    bent: bool
     block: str
 
     def describe(self) -> str:
@@ -55,19 +61,20 @@ class Evidence:
             "unknown": "the rest of the fall is below rounding",
         }[self.law]
         outputs = {"grow": "outputs grow", "settle": "outputs settle", "unknown": "no outputs to look at"}[self.outputs]
-        pairs = "in cancelling pairs" if self.cancels else "not in cancelling pairs"
+        pairs = "in cancelling pairs" if self.cancels else "in even pairs" if self.pairs else "not in pairs"
         return f"growth is mostly in {self.block!r}, {pairs}; {law}; {outputs}"
 
 
 def name_escape(evidence: Evidence) -> Status:
     """The status that the evidence supports.
 
-    >>> name_escape(Evidence("power", -2.0, "settle", True, "output.weight")).value
+    >>> name_escape(Evidence("power", -2.0, "settle", True, True, True, "output.weight")).value
     'diverging along a channel'
     """
     if evidence.outputs == "grow":
         return Status.SEPARABLE if evidence.law != "power" else Status.GROWTH
-    if evidence.cancels and evidence.law == "power":
+    in_pairs = evidence.cancels or (evidence.pairs and evidence.outputs == "settle")
+    if evidence.law == "power" and evidence.bent and in_pairs:
         return Status.CHANNEL
     if evidence.outputs == "settle" and not evidence.cancels and evidence.law != "power":
         return Status.SATURATING
@@ -85,6 +92,8 @@ def gather(objective: Objective, valley: Valley, number: int) -> Evidence:
         exponent=exponent,
         outputs=output_growth(objective, *_doubling(valley, number)),
         cancels=cancelling(objective.space, growth),
+        pairs=cancelling(objective.space, growth, any_sign=True),
+        bent=bool(valley.bent[number]),
         block=max(shares, key=lambda name: shares[name]),
     )
 
@@ -127,20 +136,22 @@ def decay_law(sizes: list[float], values: list[float], noise: list[float]) -> tu
 def output_growth(
     objective: Objective, near: Float[Tensor, " P"], far: Float[Tensor, " P"], farther: Float[Tensor, " P"]
 ) -> str:
-    """Whether outputs settle between points at sizes 1, 2 and 4: the second stretch is twice as long as the first."""
+    """Whether outputs grow between points at sizes 1, 2 and 4: ever faster, and by a good part of themselves."""
     source, thetas = _outputs_source(objective, torch.stack([near, far, farther]))
     if source is None:
         return "unknown"
     outputs = source.outputs(thetas)
     first, second = float((outputs[1] - outputs[0]).norm()), float((outputs[2] - outputs[1]).norm())
-    floor = 1e3 * torch.finfo(outputs.dtype).eps * float(outputs[0].norm())
-    return "grow" if second > max(first, floor) else "settle"
+    return "grow" if second > max(first, _GROWN * float(outputs[0].norm())) else "settle"
 
 
-def cancelling(space: ParameterSpace, growth: Float[Tensor, " P"]) -> bool:
-    """Whether growth sits in one block and cancels over one of its axes.
+def cancelling(space: ParameterSpace, growth: Float[Tensor, " P"], *, any_sign: bool = False) -> bool:
+    """Whether growth sits in one block and cancels over one of its axes, as output weights diverging in pairs do.
 
-    Output weights that diverge in opposite directions do.
+    Args:
+        space: of the growth.
+        growth: change of the parameters.
+        any_sign: let every parameter choose the sign with which it enters the sum.
 
     >>> space = ParameterSpace({"hidden": (3, 2), "output": (1, 3)})
     >>> cancelling(space, torch.tensor([0.01] * 6 + [1.0, -1.0, 0.0]))
@@ -153,7 +164,9 @@ def cancelling(space: ParameterSpace, growth: Float[Tensor, " P"]) -> bool:
             continue
         values = part.reshape([n for n in block.shape if n > 1] or [block.size])
         for axis in range(values.dim()):
-            if float(values.sum(axis).norm()) <= _CANCEL * float(values.abs().sum(axis).norm()):
+            size = values.abs().sum(axis)
+            rest = (2 * values.abs().amax(axis) - size).clamp(min=0) if any_sign else values.sum(axis)
+            if float(rest.norm()) <= _CANCEL * float(size.norm()):
                 return True
     return False
 

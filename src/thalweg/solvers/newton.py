@@ -30,7 +30,7 @@ class NewtonTrustRegion(Method):
     last steps are pure Newton steps.
 
     Args:
-        radius: of the first ball, in units of ``1 + |theta|``.
+        radius: of the first ball, in units of ``1 + |theta|``; ten steps of steepest descent where that is less.
         widest: no step is longer than this.
 
     >>> NewtonTrustRegion().alias
@@ -190,7 +190,13 @@ def _first(theta: Tensor, found: Evaluation, radius: float) -> State:
     assert found.gradient is not None
     assert found.hessian is not None
     values, vectors = decompose(found.hessian)
-    first = radius * (1 + theta.norm(dim=-1))
+    slopes = (vectors.mT @ found.gradient[:, :, None]).squeeze(-1)
+    length = found.gradient.norm(dim=-1)
+    tiny = torch.finfo(theta.dtype).tiny
+    # ten steps of steepest descent: near a minimum the first steps stay near, where a flat direction would lead away
+    descent = length**3 / (values.abs() * slopes**2).sum(-1).clamp(min=tiny)
+    widest = radius * (1 + theta.norm(dim=-1))
+    first = torch.minimum(widest, (10 * descent).clamp(min=1e-3 * widest))
     return State.fresh(theta, found.value, found.gradient, 1, eigenvalues=values, vectors=vectors, radius=first)
 
 

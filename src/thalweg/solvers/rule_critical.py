@@ -6,7 +6,16 @@ import torch
 from torch import Tensor
 
 from thalweg.objectives import Objective
-from thalweg.solvers.classify import Candidates, Ruling, directions, report, stall_message, walk_in_groups
+from thalweg.solvers.classify import (
+    Candidates,
+    Ruling,
+    directions,
+    is_small,
+    report,
+    roughly,
+    stall_message,
+    walk_in_groups,
+)
 from thalweg.solvers.classify_free import CONTRACTS, empty_ruling, escape_along
 from thalweg.solvers.local import NEAR, measure, measure_rounding
 from thalweg.solvers.method import finite, max_norm
@@ -33,7 +42,7 @@ def rule_critical(objective: Objective, given: Candidates, index: int | None) ->
     """
     polished = polish(objective, measure(objective, given.theta), saddle=True)
     ruling, model = Ruling.of(polished), polished.model
-    small = model.gradient_norm <= torch.clamp(2 * model.rounding.floor, min=given.tolerance)
+    small = is_small(objective, model.theta, model.gradient_norm, model.rounding.floor, given.tolerance)
     doubtful = []
     for row in range(len(small)):
         wrong = index is not None and not _has_index(ruling, row, index)
@@ -44,7 +53,7 @@ def rule_critical(objective: Objective, given: Candidates, index: int | None) ->
         elif bool(given.stuck[row]):
             ruling.end(row, Status.STALLED, _stalled(objective, ruling, row, index))
     if doubtful:
-        _walk(objective, given, polished, ruling, doubtful, small)
+        _walk(objective, given, roughly(polished, small, saddle=True), ruling, doubtful, small)
     return ruling
 
 
@@ -85,7 +94,7 @@ def rule_critical_free(objective: Objective, given: Candidates) -> Ruling:
         if not len(active):
             break
     norm, unit = max_norm(gradient), 1 + theta.abs().amax(-1)
-    small = norm <= torch.clamp(2 * rounding.floor, min=given.tolerance)
+    small = is_small(objective, theta, norm, rounding.floor, given.tolerance)
     near = (length <= NEAR * unit) | ((ratio < CONTRACTS) & (length * ratio / (1 - ratio) <= 1e-2 * unit))
     for row in range(len(norm)):
         if not (bool(small[row]) or bool(given.stuck[row])):

@@ -75,7 +75,7 @@ def trust_region_step(
         sigma = torch.where(unfinished, (sigma + length**2 / bend * (length - goal) / goal).clamp(max=most), sigma)
     step = -slopes / (gaps + sigma)
     length = step.norm(dim=-1, keepdim=True)
-    hard = (length < goal) & (lowest < sigma - 2 * tiny) & (sigma <= least)
+    hard = (length < (1 - _CLOSE) * goal) & (lowest < sigma - 2 * tiny) & (sigma <= least)
     indefinite = hard & (lowest <= 0)
     rest = torch.where(indefinite, (goal**2 - length**2).clamp(min=0).sqrt(), torch.zeros_like(length))
     downhill = torch.where(slopes[:, :1] > 0, -torch.ones_like(rest), torch.ones_like(rest))

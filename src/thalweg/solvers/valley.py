@@ -56,6 +56,8 @@ class Valley:
         value: ``(m, k)``.
         reached: ``(m, k)``, False where the floor could not be followed so far.
         noise: ``(m, k)``, what differences of values must exceed to be seen there.
+        bent: ``(m,)``, whether the floor had to be followed, because it leaves the straight line.
+        barred: ``(m,)``, whether the floor ahead rises visibly or ends at a kink where it cannot be followed further.
         walked: ``(m,)``, the longer of the distances covered forward and backward, in units of `size`.
         smooth: ``(m,)``, whether the loss has no kinks: only then does level ground ahead and a rise behind betray a
             slope too small to be seen (a ReLU that is off is level without any).
@@ -70,6 +72,8 @@ class Valley:
     value: Float[Tensor, "m k"]
     reached: Bool[Tensor, "m k"]
     noise: Float[Tensor, "m k"]
+    bent: Bool[Tensor, " m"]
+    barred: Bool[Tensor, " m"]
     walked: Float[Tensor, " m"]
     smooth: Bool[Tensor, " m"]
     evaluations: Int[Tensor, " m"]
@@ -88,7 +92,7 @@ class Valley:
         noise = torch.maximum(self.noise[number], self.noise[number, ZERO])
         if bool((change < -noise.clamp(min=significant)).any()):
             return ValleyShape.DESCENT
-        rises = bool((change > 4 * noise)[ZERO:].any())
+        rises = bool((change > 4 * noise)[ZERO:].any() | self.barred[number])
         far = bool(reached[DOUBLE] & reached[HALF])
         level = bool((change.abs() <= noise).all()) and float(self.walked[number]) >= _ENOUGH
         return ValleyShape.BOUNDED if rises or far or level else ValleyShape.UNDECIDED
@@ -157,6 +161,8 @@ def walk(
         value=start.value[:, None].repeat(1, len(STOPS)),
         reached=torch.ones(len(row), len(STOPS), dtype=torch.bool, device=row.device),
         noise=noise[row][:, None].repeat(1, len(STOPS)),
+        bent=torch.zeros_like(row, dtype=torch.bool),
+        barred=torch.zeros_like(row, dtype=torch.bool),
         walked=torch.full_like(size, STOPS[-1]),
         smooth=_smooth(objective, model.theta, row),
         evaluations=count,
@@ -197,6 +203,9 @@ def _floor(objective: Objective, valley: Valley, some: Tensor, start: LocalModel
         visit(lanes, i)
     for i in range(ZERO - 1, -1, -1):
         visit(back, i)
+    valley.bent[some] = True
+    # where the loss has kinks, a floor that ends ahead is taken to end at one of them
+    valley.barred[some] = ~lanes.alive & ((lanes.barrier > 4 * least) | ~valley.smooth[some])
     valley.walked[some] = torch.maximum(lanes.at, back.at) / valley.size[some]
     valley.evaluations[some] += lanes.evaluations + back.evaluations + 3 * len(STOPS)
     valley.hessians[some] += lanes.hessians + back.hessians
