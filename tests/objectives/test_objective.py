@@ -85,7 +85,7 @@ def test_its_own_chunks_are_asked_for_as_many_samples_as_fit() -> None:
     objective = Sums(50)
     theta = torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64)
     n = torch.arange(1.0, 51, dtype=torch.float64)[:, None]
-    with memory_limit(2 * (100 + 7 * 1000)):
+    with memory_limit(5 * (100 + 7 * 1000) // 2):
         value, gradient, _ = objective.evaluate(theta, 1)
         assert max(objective.asked) == 7
         matrix = objective.hessian(theta)

@@ -135,7 +135,7 @@ def plan_passes(cost: Cost, copies: int) -> Passes:
 
     All samples are kept together as long as at least a handful of copies then fit; only after that are samples cut too.
     """
-    room = max(1, min(WORKING_SET, current_limit() // 2))
+    room = max(1, min(WORKING_SET, 2 * current_limit() // 5))  # the allocator holds on to about as much again
     if cost.samples == 0:
         return Passes(_clip(room // max(1, cost.bytes_fixed), copies), 0)
     whole = cost.bytes_fixed + cost.samples * cost.bytes_per_sample

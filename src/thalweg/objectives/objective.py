@@ -120,6 +120,8 @@ class Objective(ABC):
                 f"order must be 0, 1 or 2, got {order!r}; `taylor` gives higher directional derivatives"
             )
         rows, batch = self._rows(theta)
+        if order == 2:  # before anything is computed
+            self._require_hessians(len(rows))
         with self.execution_context():
             if order == 0:
                 return Evaluation(self._values(rows).reshape(batch))
@@ -336,13 +338,16 @@ class Objective(ABC):
                 gradient[part] += g
         return value, gradient
 
-    def _hessians(self, rows: Tensor) -> Tensor:
+    def _require_hessians(self, count: int) -> None:
         size = self.space.size
         require_memory(
-            2 * len(rows) * size**2 * self._item_bytes,
-            f"{len(rows)} dense Hessian(s) of {size} x {size}",
+            (count + 1) * size**2 * self._item_bytes,
+            f"{count} dense Hessian(s) of {size} x {size}",
             "Use hessian_operator(theta), or fewer parameter vectors at once.",
         )
+
+    def _hessians(self, rows: Tensor) -> Tensor:
+        size = self.space.size
         hessians = torch.zeros(len(rows), size, size, dtype=self.dtype, device=self.device)
         self._add_columns(rows, None, hessians)
         for hessian in hessians.unbind():  # one by one: the sum of all with all transposes would be a third copy

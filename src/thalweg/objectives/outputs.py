@@ -144,18 +144,26 @@ class OutputObjective(Objective):
             f"{len(index)} gradients of {size} coordinates for {len(rows)} parameter vector(s)",
             "Ask for fewer samples with indices=.",
         )
-        per_sample = self.cost.bytes_per_sample + 2 * size * self._item_bytes
-        step = plan_passes(Cost(max(1, len(index)), per_sample, self.cost.bytes_fixed), 1).samples
+        per_sample = self.cost.bytes_per_sample + 4 * size * self._item_bytes
+        passes = plan_passes(Cost(max(1, len(index)), per_sample, self.cost.bytes_fixed), max(1, len(rows)))
         result = rows.new_zeros(len(rows), len(index), size)
-        by_vmap = self.path.samples == "vmap"
         with self.execution_context(), paths.quiet():
-            for start in range(0, len(index), step):
-                chunk = self._chunk_at(index[start : start + step])
-                for i, row in enumerate(rows.unbind()):
-                    result[i, start : start + step] = samples.sample_gradients(
-                        self.chunk_value, row, chunk, by_vmap=by_vmap
-                    ).detach()
+            for first in range(0, len(index), passes.samples):
+                some = slice(first, first + passes.samples)
+                find = partial(self._gradients_of, chunk=self._chunk_at(index[some]))
+                for start in range(0, len(rows), passes.copies):
+                    these = slice(start, start + passes.copies)
+                    result[these, some] = self._by_row(find, rows[these])
         return result.reshape(*batch, len(index), size)
+
+    def _gradients_of(self, row: Tensor, *, chunk: Any) -> Tensor:
+        return samples.sample_gradients(self.chunk_value, row, chunk, by_vmap=self.path.samples == "vmap")
+
+    def _by_row(self, find: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+        """``find`` at every row: all at once only where both rows and samples go by vmap."""
+        if self.path.samples == "vmap":
+            return paths.values(find, rows, self.path).detach()
+        return torch.stack([find(row) for row in rows.unbind()]).detach()
 
     def jacobian_operator(self, theta: Float[Tensor, " P"]) -> LinearOperator:
         """The Jacobian at one parameter vector, known by its products and those of its transpose."""
@@ -273,12 +281,13 @@ class OutputObjective(Objective):
         cost = self.cost
         by_rows = not self.path.forward and self.path.second == "none"
         extra = self._jacobian_bytes() if by_rows else 0
-        return plan_passes(Cost(self.n_samples, cost.bytes_per_sample + extra, cost.bytes_fixed), 1).samples
+        # pushing forward and pulling back hold about two passes
+        return plan_passes(Cost(self.n_samples, cost.bytes_per_sample + extra, cost.bytes_fixed), 2).samples
 
     def _jacobian_bytes(self) -> int:
         """What a sample's Jacobian takes besides one pass, while it is made and multiplied."""
         width, size = self.n_outputs, self.space.size
-        return self.cost.bytes_per_sample * width + (3 * width * size + width**2) * self._item_bytes
+        return self.cost.bytes_per_sample * width + (5 * width * size + width**2) * self._item_bytes
 
     def _chunk_at(self, indices: Tensor) -> Any:
         """The chunk that holds these samples, in this order."""
@@ -358,13 +367,8 @@ class OutputObjective(Objective):
             for piece in self._pieces(rows, self._jacobian_bytes(), most):
                 some = rows[piece.rows]
                 outputs = self._outputs_at(some, piece.chunk)
-                if self.path.samples == "vmap":
-                    found = paths.values(partial(self._rows_of_jacobian, chunk=piece.chunk), some, self.path)
-                elif forward:
-                    found = torch.stack([self._columns_of_jacobian(row, piece.chunk) for row in some.unbind()])
-                else:
-                    found = torch.stack([self._rows_of_jacobian(row, piece.chunk) for row in some.unbind()])
-                yield piece, found.detach(), outputs
+                find = self._columns_of_jacobian if forward else self._rows_of_jacobian
+                yield piece, self._by_row(partial(find, chunk=piece.chunk), some), outputs
 
     def _rows_of_jacobian(self, row: Tensor, chunk: Any) -> Tensor:
         """``(n, C, P)`` by passes back, for each sample by itself where vmap over samples works."""

@@ -79,6 +79,7 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*`?torch\.jit\.script`? is (deprecated|not supported).*")
         warnings.filterwarnings("ignore", message=r".*There is a performance drop because we have not yet implemented")
+        warnings.filterwarnings("ignore", message=r".*nested tensors is in prototype stage")
         yield
 
 

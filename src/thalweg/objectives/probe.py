@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from thalweg.foundation import UnsupportedModelError
 from thalweg.objectives import paths, samples
 from thalweg.objectives.paths import DerivativePath
 
-__all__ = ["bytes_saved", "operations_of", "probe_path", "probe_samples"]
+_PLAIN = DerivativePath(batch="loop", columns="loop")
+
+__all__ = ["bytes_by_sample", "operations_of", "probe_path", "probe_samples"]
 
 
 def probe_path(f: Callable[[Tensor], Tensor], theta: Tensor, *, smooth: bool = True) -> DerivativePath:
@@ -34,7 +38,7 @@ def probe_path(f: Callable[[Tensor], Tensor], theta: Tensor, *, smooth: bool = T
     noise = torch.randn(2, len(theta), generator=generator, dtype=torch.float64).to(theta)
     thetas, vectors = theta + size * noise, noise.flip(0)
     tried = _Trials()
-    plain = DerivativePath(batch="loop", columns="loop")
+    plain = _PLAIN
     try:
         _, slope = paths.gradients(f, thetas, plain)
     except Exception as error:  # whatever a foreign module may raise
@@ -90,13 +94,18 @@ def _check_second(
         raise _FalseDerivativeError("the Hessian is not symmetric, so some gradient in it is not differentiable again")
     if not smooth or theta.dtype != torch.float64:
         return
-    step = 1e-5 * float(theta.abs().max().clamp_min(1.0)) * vectors[0] / vectors[0].abs().max()
-    ends = torch.stack([theta + step, theta - step])
-    _, slopes = paths.gradients(f, ends, DerivativePath(batch="loop"))
-    measured = (slopes[0] - slopes[1]) / 2 * (vectors[0].abs().max() / step.abs().max())
-    off = (measured - product).abs().max()
-    if float(off) > 1e-3 * float(measured.abs().max() + product.abs().max()) + 1e-9 * float(slopes.abs().max()):
+    near, far = (_differences(f, theta, vectors[0], size) for size in (1e-3, 2e-3))
+    measured, doubt = (4 * near - far) / 3, 4 * float((near - far).abs().max())
+    off = float((measured - product).abs().max())
+    if off > doubt + 1e-6 * float(measured.abs().max() + product.abs().max()) + 1e3 * noise:
         raise _FalseDerivativeError("the Hessian is not the derivative of the gradient, which some code gives by hand")
+
+
+def _differences(f: Callable[[Tensor], Tensor], theta: Tensor, direction: Tensor, size: float) -> Tensor:
+    """Hessian times direction by central differences of gradients over a step of that size, relative to theta."""
+    step = size * float(theta.norm() + 1e-2 * len(theta) ** 0.5) / float(direction.norm())
+    _, slopes = paths.gradients(f, torch.stack([theta + step * direction, theta - step * direction]), _PLAIN)
+    return (slopes[0] - slopes[1]) / (2 * step)
 
 
 def _probe_second(
@@ -191,23 +200,56 @@ def _first_line(error: Exception) -> str:
     return line if len(line) <= 140 else line[:137] + "..."
 
 
-def bytes_saved(f: Callable[[Tensor], Tensor], theta: Tensor) -> int:
-    """Bytes that a pass forward keeps for the pass back, each storage once, theta left out."""
-    seen: dict[int, int] = {}
-    leaf = theta.detach().requires_grad_()
-    own = leaf.untyped_storage().data_ptr()
+class _LiveBytes(TorchDispatchMode):
+    """Follows how many bytes the results of operations hold while a computation runs."""
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() != own:
-            seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.live = 0
+        self.trace: list[int] = []
+        self._held: dict[int, int] = {}
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = f(leaf)
-        if result.requires_grad:
-            torch.autograd.grad(result, leaf, allow_unused=True)
-    return sum(seen.values())
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for tensor in _tensors((args, kwargs)):
+            self._held.setdefault(tensor.untyped_storage()._cdata, 0)  # was there before: not counted
+        result = func(*args, **(kwargs or {}))
+        for tensor in _tensors(result):
+            storage = tensor.untyped_storage()
+            if storage._cdata not in self._held:
+                self._held[storage._cdata] = storage.nbytes()
+                self.live += storage.nbytes()
+                weakref.finalize(storage, self._freed, storage._cdata)
+        self.trace.append(self.live)
+        return result
+
+    def _freed(self, key: int) -> None:
+        self.live -= self._held.pop(key, 0)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def bytes_by_sample(run: Callable[[int], object], few: int, many: int) -> int:
+    """How many bytes a sample adds to what a computation holds when it holds most.
+
+    Two runs of different size make the same operations; what grows between them grows with the samples, at whatever
+    moment that is, also where the parameters' own share is larger by far.
+
+    Args:
+        run: computes over so many samples.
+        few: samples of the first run.
+        many: samples of the second; the same as `few` where there are no more, and all is then laid on the samples.
+    """
+    traces = []
+    for number in (few, many):
+        watch = _LiveBytes()
+        with watch:
+            run(number)
+        traces.append(watch.trace)
+    if many == few or len(traces[0]) != len(traces[1]):
+        return max(traces[1], default=0) // many
+    return max((large - small for small, large in zip(*traces, strict=True)), default=0) // (many - few)
 
 
 class _Names(TorchDispatchMode):

@@ -20,7 +20,7 @@ from thalweg.foundation import (
     preserved_random_state,
     require_memory,
 )
-from thalweg.objectives import door, probe
+from thalweg.objectives import door, paths, probe
 from thalweg.objectives.bound_loss import BoundLoss
 from thalweg.objectives.capabilities import Capability
 from thalweg.objectives.contents import content_of, content_of_module
@@ -122,11 +122,12 @@ class EmpiricalRisk(OutputObjective):
 
     def _open_door(self) -> None:
         """Look at the forward pass and the loss on real data, refuse what is unsound, and probe what is possible."""
-        with self._private.as_found():
-            door.check_forward(self.model, self._private.call_bare, self.inputs, self.n_samples)
         few = take(self.inputs, slice(0, 2))
-        self._private.learn_habits(few)
-        self._kernels = fused_kernels(probe.operations_of(lambda: self.call({}, few)))
+        with self._private.as_found(), paths.quiet():
+            self._kernels = fused_kernels(probe.operations_of(lambda: self._private.call_bare(few)))
+        with self._private.as_found(), self.execution_context():
+            door.check_forward(self.model, self._private.call_bare, self.inputs, self.n_samples)
+            self._private.learn_habits(few)
         small = self._chunk(slice(0, min(self.n_samples, 4)))
         with self.execution_context():
             with torch.no_grad():
@@ -350,14 +351,18 @@ class EmpiricalRisk(OutputObjective):
         return pytree.tree_map(lambda position: leaves[position], self._output_tree)
 
     def _measure_bytes(self) -> int:
-        """Bytes a sample adds to what one pass keeps, and half as much again for what passes through."""
-        few, many = min(self.n_samples, 2), min(self.n_samples, 6)
+        """Bytes a sample takes in one pass forward and back, or in half of what a second pass back makes of it."""
+        point, few, many = self.initial.unsqueeze(0), min(self.n_samples, 2), min(self.n_samples, 6)
+        measured = [probe.bytes_by_sample(lambda n: self._few_gradients(point, n), few, many)]
+        if self.path.keep:  # plain reverse mode, as it must be: torch's transforms do not bear being watched
+            measured.append(probe.bytes_by_sample(lambda n: self._few_products(point, n), few, many) // 2)
+        return max(*measured, 8 * self.n_outputs * self._item_bytes, 1)
 
-        def saved(n: int) -> int:
-            return probe.bytes_saved(lambda theta: self.chunk_value(theta, self._chunk(slice(0, n))), self.initial)
+    def _few_gradients(self, point: Tensor, samples: int) -> object:
+        return paths.gradients(self._bound(self._chunk(slice(0, samples))), point, self.path)
 
-        per_sample = saved(few) / few if many == few else (saved(many) - saved(few)) / (many - few)
-        return int(1.5 * max(per_sample, 8 * self.n_outputs * self.initial.element_size()))
+    def _few_products(self, point: Tensor, samples: int) -> object:
+        return paths.kept_hessian_product(self._bound(self._chunk(slice(0, samples))), point[0], self.path)(point[0])
 
 
 def _checked_dtype(dtype: torch.dtype) -> torch.dtype:
