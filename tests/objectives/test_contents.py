@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -63,6 +65,18 @@ def minus(model: nn.Module, batch: Tensor) -> Tensor:
 def scaled(factor: Any) -> Callable[[Tensor, Tensor], Tensor]:
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         return (factor * (outputs - targets) ** 2).mean()
+
+    return loss
+
+
+class Way(Enum):
+    UP = 1
+    DOWN = 2
+
+
+def choosing(among: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        return ((outputs - targets) ** 2).mean() * (2 if 1 in (among if hasattr(among, "__contains__") else ()) else 1)
 
     return loss
 
@@ -151,6 +165,10 @@ DIFFERENT: dict[str, tuple[Callable[[], EmpiricalRisk], Callable[[], EmpiricalRi
         lambda: risk(loss=scaled(torch.as_tensor(np.array([1.0, 2.0])))),
         lambda: risk(loss=scaled(torch.as_tensor(np.array([1.0, 3.0])))),
     ),
+    "a set in a closure": (lambda: risk(loss=choosing({1, 2})), lambda: risk(loss=choosing({1, 3}))),
+    "a range in a closure": (lambda: risk(loss=choosing(range(2))), lambda: risk(loss=choosing(range(3)))),
+    "a deque in a closure": (lambda: risk(loss=choosing(deque([1]))), lambda: risk(loss=choosing(deque([2])))),
+    "a member of an enumeration": (lambda: risk(loss=choosing(Way.UP)), lambda: risk(loss=choosing(Way.DOWN))),
     "a bound argument": (
         lambda: risk(loss=functools.partial(squares, weight=2.0)),
         lambda: risk(loss=functools.partial(squares, weight=2.5)),

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from thalweg.objectives import EmpiricalRisk
+from thalweg.objectives import EmpiricalRisk, taylor
 from thalweg.objectives.kernels import elementary_operations, fused_kernels
 from thalweg.objectives.probe import operations_of
 
@@ -112,3 +112,69 @@ def test_settings_are_put_back() -> None:
     with pytest.raises(KeyError, match="inside"), elementary_operations(frozenset({"attention", "layer norm"})):
         raise KeyError("inside")
     assert (torch.backends.mha.get_fastpath_enabled(), torch.backends.cuda.flash_sdp_enabled()) == before
+
+
+class Padded(nn.Module):
+    """An encoder whose fused kernel hides attention and layer normalisation both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(7, 4)
+        self.encode = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 6, 0.1, batch_first=True), 2)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, tokens: Tensor, padding: Tensor) -> Tensor:
+        h = self.encode(self.embed(tokens), src_key_padding_mask=padding)
+        kept = (~padding).unsqueeze(-1).to(h.dtype)
+        return self.head((h * kept).sum(1) / kept.sum(1))
+
+
+def test_kernels_inside_of_kernels_are_seen() -> None:
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = Padded().eval()
+    tokens = torch.randint(1, 7, (8, 5), generator=SOURCE)
+    tokens[0, 3:] = 0
+    batch = {"tokens": tokens, "padding": tokens == 0}
+    targets = torch.randint(0, 3, (8,), generator=SOURCE)
+    risk = EmpiricalRisk(model, nn.CrossEntropyLoss(), batch, targets)
+    assert risk._kernels == {"attention", "layer norm"}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        wanted = F.cross_entropy(model.double()(**batch), targets)
+    torch.testing.assert_close(risk.value(risk.initial), wanted, rtol=1e-12, atol=0)
+    direction = torch.randn(risk.space.size, generator=SOURCE, dtype=torch.float64)
+    ends = [risk.hessian_product(risk.initial + s * 1e-5 * direction, direction) for s in (1, -1)]
+    third = taylor(risk, risk.initial, direction, 3)[3]
+    torch.testing.assert_close(third, direction @ (ends[0] - ends[1]) / 2e-5, rtol=1e-5, atol=1e-6)
+
+
+class SinglePrecisionInside(nn.Module):
+    """A root-mean-square norm that computes in float32 whatever it is given, as language models have it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.scale = nn.Linear(3, 6), nn.Linear(6, 2), nn.Parameter(torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        low = h.to(torch.float32)
+        low = low * torch.rsqrt(low.pow(2).mean(-1, keepdim=True) + 1e-6)
+        return self.last(torch.tanh(self.scale * low.to(h.dtype)))
+
+
+def single_precision_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(outputs.float(), targets)
+
+
+def test_single_precision_inside_is_no_reason_to_refuse() -> None:
+    torch.manual_seed(0)
+    model, x = SinglePrecisionInside(), draw(30, 3)
+    targets = torch.randint(0, 2, (30,), generator=SOURCE)
+    for loss in (nn.CrossEntropyLoss(), single_precision_loss):
+        reduction = None if isinstance(loss, nn.Module) else "mean"
+        risk = EmpiricalRisk(model, loss, x, targets, reduction=reduction)
+        assert risk.path.second == "double-backward", risk.path.notes
+        plain = F.cross_entropy(model.double()(x), targets).detach()
+        torch.testing.assert_close(risk.value(risk.initial).double(), plain, rtol=1e-6, atol=0)

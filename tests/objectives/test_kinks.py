@@ -143,6 +143,12 @@ def test_within_the_margin_a_line_is_smooth(name: str) -> None:
         assert abs(fourth) < 1e-2 * reach
 
 
+def _fresh(freed: Tensor) -> Tensor:
+    """Absolute values of data that lie where results depending on theta have just been freed."""
+    del freed
+    return (torch.zeros(2, 3, dtype=torch.float64) + 1).abs() + (torch.zeros((), dtype=torch.float64) + 1).abs()
+
+
 SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda x: x.softmax(-1) ** 2,
     "log-softmax": lambda x: x.log_softmax(-1),
@@ -172,6 +178,7 @@ SMOOTH: dict[str, Callable[[Tensor], Tensor]] = {
     "data compared": lambda x: x * (OTHER > 0) * OTHER.abs().clamp(min=1).sort().values.max(),
     "data branched": lambda x: x * 2 if bool((OTHER > 0).any()) else x,
     "indices": lambda x: x[OTHER > 0] * x[torch.tensor([0]), torch.tensor([1])],
+    "memory used again": lambda x: sum((x * 2 + 0 * _fresh((x * 3).sum())).sum() for _ in range(30)),
     "dropout out of training": lambda x: F.dropout(x, 0.5, training=False),
 }
 

@@ -273,6 +273,20 @@ class Cubes(nn.Module):
         return Once.apply(self.weight) * torch.ones_like(x[:, :2])
 
 
+class CubesOfLayer(OfFunction):
+    def __init__(self) -> None:
+        super().__init__(Once.apply)
+
+
+def test_a_false_second_derivative_is_found_out_next_to_kinks_too() -> None:
+    """Differences of gradients say nothing across kinks; that the Hessian is not symmetric says enough."""
+    risk = risk_of(CubesOfLayer(), nn.HuberLoss(delta=0.1))
+    assert not risk.kinks(risk.initial).smooth
+    assert risk.path.second == "none"
+    with pytest.raises(NotApplicableError, match="the Hessian is not symmetric"):
+        risk.hessian(risk.initial)
+
+
 def sum_of_outputs(outputs: Tensor, targets: Tensor) -> Tensor:
     return outputs.sum()
 

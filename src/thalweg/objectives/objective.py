@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -24,6 +23,7 @@ from thalweg.foundation import (
 )
 from thalweg.objectives import paths
 from thalweg.objectives.capabilities import Capability, require
+from thalweg.objectives.contents import digest_of
 from thalweg.objectives.kinks import KinkReport, record_kinks
 from thalweg.objectives.paths import DerivativePath
 
@@ -250,16 +250,8 @@ class Objective(ABC):
 
     def fingerprint(self) -> str:
         """Hash of everything that defines the function: equal for equal objectives, also in another process."""
-        digest = hashlib.sha256()
-        for part in (
-            type(self).__module__,
-            type(self).__qualname__,
-            repr(self.space),
-            str(self.dtype),
-            *self.content(),
-        ):
-            _feed(digest, part)
-        return digest.hexdigest()
+        kind = type(self)
+        return digest_of([kind.__module__, kind.__qualname__, repr(self.space), str(self.dtype), *self.content()])
 
     def __add__(self, other: Objective) -> Objective:
         from thalweg.objectives.sums import SumObjective  # a sum is made of objectives: the import goes both ways
@@ -404,13 +396,3 @@ def sum_of(tensors: Iterable[Tensor]) -> Tensor:
     for tensor in iterator:
         total = total + tensor
     return total
-
-
-def _feed(digest: Any, part: object) -> None:
-    if isinstance(part, Tensor):
-        tensor = part.detach().cpu().contiguous()
-        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    else:
-        digest.update(repr(part).encode())
-    digest.update(b"\0")

@@ -282,7 +282,8 @@ class OutputObjective(Objective):
         by_rows = not self.path.forward and self.path.second == "none"
         extra = self._jacobian_bytes() if by_rows else 0
         # pushing forward and pulling back hold about two passes
-        return plan_passes(Cost(self.n_samples, cost.bytes_per_sample + extra, cost.bytes_fixed), 2).samples
+        fit = plan_passes(Cost(self.n_samples, cost.bytes_per_sample + extra, cost.bytes_fixed), 2).samples
+        return min(fit, AT_ONCE) if by_rows and self.path.samples == "loop" else fit
 
     def _jacobian_bytes(self) -> int:
         """What a sample's Jacobian takes besides one pass, while it is made and multiplied."""

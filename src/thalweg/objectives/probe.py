@@ -17,9 +17,9 @@ from thalweg.foundation import UnsupportedModelError
 from thalweg.objectives import paths, samples
 from thalweg.objectives.paths import DerivativePath
 
-_PLAIN = DerivativePath(batch="loop", columns="loop")
-
 __all__ = ["bytes_by_sample", "operations_of", "probe_path", "probe_samples"]
+
+_PLAIN = DerivativePath(batch="loop", columns="loop")
 
 
 def probe_path(f: Callable[[Tensor], Tensor], theta: Tensor, *, smooth: bool = True) -> DerivativePath:

@@ -123,8 +123,7 @@ class EmpiricalRisk(OutputObjective):
     def _open_door(self) -> None:
         """Look at the forward pass and the loss on real data, refuse what is unsound, and probe what is possible."""
         few = take(self.inputs, slice(0, 2))
-        with self._private.as_found(), paths.quiet():
-            self._kernels = fused_kernels(probe.operations_of(lambda: self._private.call_bare(few)))
+        self._kernels = self._find_kernels(few)
         with self._private.as_found(), self.execution_context():
             door.check_forward(self.model, self._private.call_bare, self.inputs, self.n_samples)
             self._private.learn_habits(few)
@@ -136,6 +135,16 @@ class EmpiricalRisk(OutputObjective):
             self.path = probe.probe_path(lambda theta: self.chunk_value(theta, small), self.initial, smooth=smooth)
             self.path = probe.probe_samples(self.chunk_outputs, self.initial, small, self.path)
             self._bytes_per_sample = self._measure_bytes()
+
+    def _find_kernels(self, few: Any) -> frozenset[str]:
+        """The fused kernels of a forward pass, those inside of others too."""
+        known: frozenset[str] = frozenset()
+        while True:
+            with self._private.as_found(), self._elementary(known), paths.quiet():
+                found = known | fused_kernels(probe.operations_of(lambda: self._private.call_bare(few)))
+            if found == known:
+                return known
+            known = found
 
     def _learn_outputs(self, few: Any) -> None:
         """Shapes of the outputs, and what the loss is over all of them."""
