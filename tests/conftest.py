@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import random
+import signal
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
@@ -24,6 +25,8 @@ SOAK = Path(__file__).parent.parent / "benchmarks" / "SOAK.md"
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # started in the background, a process ignores interrupts; some tests send themselves one
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if hasattr(config, "workerinput"):  # a worker of pytest-xdist: its neighbours need the other cores
         torch.set_num_threads(1)
 
