@@ -210,7 +210,12 @@ def compare(
     problem: Problem, solvers: dict[str, Callable[[Problem, Tensor], End]] = SOLVERS
 ) -> dict[str, dict[str, float]]:
     """Run all solvers from all starts of one problem."""
-    ends = {name: [solve(problem, start) for start in problem.starts] for name, solve in solvers.items()}
+    ends: dict[str, list[End]] = {name: [] for name in solvers}
+    for number, start in enumerate(problem.starts):  # solver after solver from one start: a busy moment hits them all
+        begun = time.perf_counter()
+        for name, solve in solvers.items():
+            ends[name].append(solve(problem, start))
+        print(f"  {problem.name}: start {number + 1} of {STARTS}, {time.perf_counter() - begun:.0f} s", flush=True)
     truths = {name: [is_minimum(problem, end.theta) for end in row] for name, row in ends.items()}
     rows = {}
     reference = ends["thalweg newton"]
@@ -256,22 +261,20 @@ def section(problem: Problem) -> str:
     statuses = ", ".join(f"{n} {status.value}" for status, n in Counter(found.statuses).most_common())
     head = (
         f"**{problem.name}**, P = {problem.objective.space.size}, {STARTS} starts, one thread. All starts in one call "
-        f"of "
-        f"`tw.minimize`: {seconds:.2f} s; {statuses}; largest gradient of the converged "
+        f"of `tw.minimize`: {seconds:.2f} s; {statuses}; largest gradient of the converged "
         f"{float(found.gradient_norm[found.converged].max()) if bool(found.converged.any()) else float('nan'):.1e}."
     )
     table = [
-        "| solver | rightly classified | says converged | truly minima | same end as newton | its time / newton's "
-        "there "
-        "| median time of all (s) |",
+        "| solver | rightly classified | says converged | truly minima | same end as newton "
+        "| its time / newton's there | median time of all (s) |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, row in compare(problem).items():
         ratio = row["seconds"] / row["newton's seconds"]
         table.append(
-            f"| {name} | {100 * row['right']:.0f} % | {100 * row['says converged']:.0f} % | {100 * row['minima']:.0f} "
-            f"% "
-            f"| {row['same as newton']:.0f} | {ratio:.2f} | {row['median seconds of all']:.3f} |"
+            f"| {name} | {100 * row['right']:.0f} % | {100 * row['says converged']:.0f} % | "
+            f"{100 * row['minima']:.0f} % | {row['same as newton']:.0f} | {ratio:.2f} "
+            f"| {row['median seconds of all']:.3f} |"
         )
     return head + "\n\n" + "\n".join(table)
 

@@ -6,6 +6,7 @@ answers at once.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -54,7 +55,7 @@ def inspect_command(
         bool, typer.Option(help="First go to the critical point nearby; a saddle stays a saddle.")
     ] = False,
     budget: Annotated[str | None, typer.Option(help="Time, such as 90s, 2m or 1h.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="The step size in use, to compare.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="The step size of SGD in use, to compare.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="The mini-batch size in use, to compare.")] = None,
     memory: Annotated[str | None, typer.Option(help="Memory that one request may hold, such as 2GiB.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the verdict as JSON.")] = None,
@@ -64,22 +65,21 @@ def inspect_command(
     with _errors_in_one_line():
         from contextlib import nullcontext
 
-        from thalweg.commands.inspecting import run_inspect
+        from thalweg.commands.inspecting import check_outputs, deliver, run_inspect
         from thalweg.display import print_report
         from thalweg.foundation import memory_limit
 
+        check_outputs(json, html)
         with memory_limit(memory) if memory is not None else nullcontext():
             result = run_inspect(
                 target,
                 weights or [],
-                json=json,
-                html=html,
                 polish=polish,
                 budget=budget,
                 learning_rate=learning_rate,
                 batch_size=batch_size,
             )
-        print_report(result.report(figures=False))
+        deliver(result, lambda: print_report(result.report(figures=False)), json=json, html=html)
     if not result.complete:
         raise typer.Exit(_PARTIAL)
 
@@ -109,7 +109,8 @@ def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except ThalwegError as error:
-        typer.secho(f"thalweg: {error}", err=True, fg=typer.colors.RED)
+        colour = None if os.environ.get("NO_COLOR") else typer.colors.RED
+        typer.secho(f"thalweg: {error}", err=True, fg=colour)
         raise typer.Exit(2) from None
 
 

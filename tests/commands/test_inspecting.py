@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -145,12 +149,15 @@ def test_what_would_run_code_is_not_loaded(setup, tmp_path):
         (["{setup}:build", "--budget", "soon"], "cannot read 'soon' as a time"),
         (["{setup}:build", "--memory", "lots"], "cannot read 'lots' as a memory size"),
         (["{setup}:build", "--json", "/nonexistent/v.json"], "there is no folder"),
+        (["{setup}:build", "--json", "{folder}"], "is a folder"),
+        (["{setup}:build", "--learning-rate", "0"], "learning_rate is the step size in use, a positive number"),
+        (["{setup}:build", "--batch-size", "31"], "1 to 30 here; got 31"),
         (["{setup}:saddle"], "which point"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_to_do(setup, tmp_path, words, message):
     torch.save({"something": torch.ones(2)}, tmp_path / "other.pt")
-    words = [word.format(setup=setup, other=tmp_path / "other.pt") for word in words]
+    words = [word.format(setup=setup, other=tmp_path / "other.pt", folder=tmp_path) for word in words]
     code, out = thalweg("inspect", *words)
     assert code == 2
     assert message in " ".join(out.split())
@@ -164,3 +171,83 @@ def test_shape_mismatch_of_weights_is_named(setup, tmp_path):
     code, out = thalweg("inspect", f"{setup}:build", "--weights", tmp_path / "w.pt")
     assert code == 2
     assert "'0.weight' has shape (4, 5)" in " ".join(out.split())
+
+
+def test_the_verdict_is_printed_and_the_rest_saved_where_one_file_cannot_be_written(setup, tmp_path, monkeypatch):
+    import thalweg.inspection.verdict as module
+    from thalweg.foundation import InvalidInputError
+
+    def full(*_: object, **__: object) -> None:
+        raise InvalidInputError("no space left on device")
+
+    monkeypatch.setattr(module, "write_json", full)
+    code, out = thalweg("inspect", f"{setup}:build", "--json", tmp_path / "v.json", "--html", tmp_path / "v.html")
+    assert code == 2
+    assert "Not stationary" in out
+    assert "no space left on device" in out
+    assert (tmp_path / "v.html").is_file()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")
+def test_a_terminal_that_cannot_be_written_to_is_one_line_and_files_are_saved(setup, tmp_path):
+    command = [sys.executable, "-m", "thalweg", "inspect", f"{setup}:build", "--json", str(tmp_path / "v.json")]
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, env=ONE_THREAD)
+    assert run.returncode == 2
+    assert "cannot print the result" in run.stderr
+    assert "Traceback" not in run.stderr
+    assert (tmp_path / "v.json").is_file()
+
+
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+INTERRUPTED = (
+    SETUP
+    + """
+
+def long():
+    import os, signal
+    import thalweg as tw
+    from thalweg.inspection import job
+    job.curved.DENSE_BELOW = 1
+    risk = tw.EmpiricalRisk(*build())
+    operator = type(risk).hessian_operator
+
+    def interrupted(self, theta, **settings):
+        found = operator(self, theta, **settings)
+        product, calls = found._matmat, []
+
+        def slow(columns):
+            calls.append(1)
+            if len(calls) == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+            return product(columns)
+
+        found._matmat = slow
+        return found
+
+    type(risk).hessian_operator = interrupted
+    return risk
+"""
+)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signal here")
+def test_ctrl_c_in_the_middle_of_a_large_inspection_prints_and_saves_what_is_known(tmp_path):
+    path = tmp_path / "long_setup.py"
+    path.write_text(INTERRUPTED)
+    command = [sys.executable, "-m", "thalweg", "inspect", f"{path}:long", "--json", str(tmp_path / "v.json")]
+    # a shell in the background may have told its children to ignore interrupts
+    run = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=ONE_THREAD,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert run.returncode == 3, run.stderr
+    assert "Traceback" not in run.stderr
+    assert "partial" in run.stdout
+    record = json.loads((tmp_path / "v.json").read_text())
+    assert record["complete"] is False
+    assert record["curvature"]["products"] >= 4
+    assert {one["what"] for one in record["skipped"]} >= {"what a step would gain", "slices"}

@@ -62,6 +62,19 @@ def test_printing_to_a_file_has_no_colours(report: Report) -> None:
     assert [line.rstrip() for line in file.getvalue().splitlines()] == report.to_text(70).splitlines()
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_of_any_encoding_is_written_to(encoding: str) -> None:
+    report = Report("Länge", [Section("s", [Notice("ok", "good"), Notice("bad", "0.5 ± 0.1"), Table(["∞"], [("a",)])])])
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding)
+    print_report(report, file, width=60)
+    file.flush()
+    text = raw.getvalue().decode(encoding)
+    assert ("✓" if encoding == "utf-8" else "+ good") in text
+    assert ("0.5 +- 0.1" if encoding == "ascii" else "0.5") in text
+    assert "inf" in text or encoding == "utf-8"
+
+
 def test_too_narrow_is_refused(report: Report) -> None:
     with pytest.raises(InvalidInputError, match="at least 20 characters, got 5"):
         report.to_text(5)

@@ -48,6 +48,12 @@ def test_what_is_no_time_is_refused(text: object) -> None:
         parse_duration(text)  # type: ignore[arg-type]  # misuse is what is tested
 
 
+@pytest.mark.parametrize("wrong", [[1], True, b"2m", {}])
+def test_what_is_neither_number_nor_text_is_refused(wrong: object) -> None:
+    with pytest.raises(InvalidInputError, match=f"a time is a number .* got {type(wrong).__name__}"):
+        parse_duration(wrong)  # type: ignore[arg-type]  # misuse is what is tested
+
+
 def test_no_budget_never_stops() -> None:
     control = RunControl()
     assert control.why_stop() is None

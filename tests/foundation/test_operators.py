@@ -89,6 +89,25 @@ def test_a_wrong_length_is_refused(wrong: torch.Tensor) -> None:
         operator(matrix(3, 5)) @ wrong
 
 
+@pytest.mark.parametrize(
+    ("wrong", "found"), [(np.zeros(5), "ndarray"), ([0.0] * 5, "list"), (torch.zeros(5) * 1j, "a complex tensor")]
+)
+def test_what_is_no_real_tensor_is_refused(wrong: object, found: str) -> None:
+    with pytest.raises(InvalidInputError, match=rf"multiplies real tensors, got {found}; to_scipy\(\) takes NumPy"):
+        operator(matrix(3, 5)) @ wrong
+
+
+def test_no_columns_give_none_without_a_product() -> None:
+    def never(columns: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("asked to multiply nothing")
+
+    op = LinearOperator((3, 5), never, never)
+    assert (op @ torch.zeros(5, 0)).shape == (3, 0)
+    assert op.transpose_matmul(torch.zeros(3, 0)).shape == (5, 0)
+    assert (op @ torch.zeros(5, 0)).dtype == torch.float64
+    assert op.products == 0
+
+
 def test_a_missing_transpose_and_unequal_shapes_are_refused() -> None:
     without = LinearOperator((3, 5), lambda v: v[:3])
     with pytest.raises(InvalidInputError, match="without a product for its transpose"):

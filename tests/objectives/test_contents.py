@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
+import warnings
 from collections import deque
 from collections.abc import Callable
 from enum import Enum
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 
 from thalweg.foundation import ParameterSpace
 from thalweg.objectives import L2, EmpiricalRisk, Penalty, restrict
+from thalweg.objectives.contents import content_of, digest_of
 
 X = torch.arange(12.0).reshape(4, 3) / 10
 Y = torch.arange(8.0).reshape(4, 2) / 7
@@ -239,6 +241,20 @@ def test_what_does_not_change_the_function_leaves_the_fingerprint() -> None:
     torch.optim.SGD(trained.parameters(), 0.1).zero_grad()
     trained(X).sum().backward()
     assert risk(trained).fingerprint() == before
+
+
+@pytest.mark.parametrize("dtype", ["f8", "f4", "i8", "u2", "c16", "?", "g", "U3"])
+def test_arrays_are_told_apart_by_their_entries_however_they_lie(dtype: str) -> None:
+    """Read-only views, reversed and strided ones included, which torch takes with a warning or not at all."""
+    array = np.arange(6).reshape(2, 3).astype(dtype)
+    same = np.broadcast_to(array, (2, 3)), array[::-1].copy()[::-1], np.asfortranarray(array), array.T.copy().T
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        known = {digest_of(content_of(view)) for view in (array, *same)}
+        others = {digest_of(content_of(view)) for view in (array[::-1], array.T, array[:1], array.reshape(6))}
+    assert len(known) == 1
+    assert len(others) == 4
+    assert not known & others
 
 
 def test_sums_penalties_and_restrictions() -> None:

@@ -72,14 +72,32 @@ def test_checkpoints_are_a_batch() -> None:
 
 def test_only_what_is_free_is_read() -> None:
     objective = risk(parameters="3.*")
-    assert as_theta(model(1), objective).shape == (10,)
+    head = model()
+    with torch.no_grad():
+        head[3].weight.add_(1.0)
+    assert as_theta(head, objective).shape == (10,)
     base = risk()
     part = restrict(base, "3.*", base.initial)
-    torch.testing.assert_close(as_theta(model(1), part), as_theta(model(1), objective))
+    torch.testing.assert_close(as_theta(head, part), as_theta(head, objective))
     total = base + L2(base, 1.0)
     torch.testing.assert_close(as_theta(model(1), total), flat(model(1)))
     assert find_risk(total) is base
     assert find_risk(L2(base, 1.0)) is None
+
+
+def test_what_theta_does_not_carry_must_be_the_same() -> None:
+    """Other running statistics or another frozen layer make another function, which theta could not tell."""
+    other = model()
+    other[1].running_mean.add_(1.0)
+    with pytest.raises(InvalidInputError, match=r"'1\.running_mean' differs from what the objective was made with"):
+        as_theta(other, risk())
+    with pytest.raises(InvalidInputError, match=r"'0\.weight', '0\.bias' differ from what"):
+        as_theta(model(1), risk(parameters="3.*"))
+    counted = model()
+    counted[1].num_batches_tracked.add_(7)  # counts, and changes nothing
+    assert as_theta(counted, risk()).shape == (34,)
+    with pytest.raises(InvalidInputError, match="running_mean"):
+        as_theta([model(), other.state_dict()], risk())
 
 
 def without(name: str) -> dict[str, Tensor]:

@@ -140,6 +140,13 @@ def test_a_module_that_cannot_be_copied() -> None:
     refused(UnsupportedModelError, "cannot be copied (there is one of me only)", act=lambda: make(Locked()))
 
 
+def test_modules_that_hold_no_numbers_or_lie_in_several_places() -> None:
+    refused(UnsupportedModelError, "on the meta device and holds no numbers", "load its weights",
+            act=lambda: make(nn.Linear(3, 2, device="meta")))  # fmt: skip
+    apart = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2, device="meta"))
+    refused(UnsupportedModelError, "several devices (cpu, meta)", "model.to(device)", act=lambda: make(apart))
+
+
 # -- forward passes ----------------------------------------------------------------------------------------------------
 
 
@@ -152,6 +159,35 @@ def test_dropout_in_train_mode(layer: nn.Module) -> None:
     refused(StochasticModelError, "two forward passes on the same samples differ (in train mode: 1",
             "call model.eval() first", act=lambda: make(model))  # fmt: skip
     make(model.eval())
+
+
+def test_data_that_do_not_fit_the_model() -> None:
+    refused(InvalidInputError, "the forward pass fails on samples of (2, 2) torch.float64: RuntimeError: mat1 and mat2",
+            "check that the data fit the model", "forward=", act=lambda: make(x=X[:, :2]))  # fmt: skip
+    refused(InvalidInputError, "fails on samples of (2, 3) torch.uint8", "whole numbers keep their type: pass .float()",
+            act=lambda: make(x=torch.zeros(8, 3, dtype=torch.uint8)))  # fmt: skip
+    refused(InvalidInputError, "fails on samples of (2, 3) torch.float64, (2, 3) torch.float64: TypeError",
+            act=lambda: make(x=(X, X)))  # fmt: skip
+
+
+def test_a_sample_far_down_that_does_not_fit_the_model() -> None:
+    words = torch.zeros(600, 1, dtype=torch.int64)
+    words[599] = 5
+    model = nn.Sequential(nn.Embedding(5, 2), nn.Flatten())
+    refused(InvalidInputError, "the forward pass fails on samples of (88, 1) torch.int64: IndexError: index out of",
+            act=lambda: make(model, x=words, y=torch.zeros(600, 2)))  # fmt: skip
+
+
+def test_one_sample_for_batch_statistics() -> None:
+    refused(InvalidInputError, "ValueError: Expected more than 1 value per channel", "call model.eval() first",
+            "(in train mode: 1)", act=lambda: make(net(nn.BatchNorm1d(4)), x=X[:1], y=Y[:1]))  # fmt: skip
+
+
+def test_a_refusal_of_one_s_own_in_the_forward_pass_is_passed_on() -> None:
+    def short(y: Tensor) -> Tensor:
+        raise MemoryLimitError("a table", 2, 1, "Use less.")
+
+    refused(MemoryLimitError, "a table would need 2 B", act=lambda: make(Of(short)))
 
 
 def test_dropout_inside_a_layer_in_train_mode() -> None:
@@ -293,6 +329,15 @@ def test_what_is_no_tensor() -> None:
     refused(InvalidInputError, "the data are complex", act=lambda: make(x=X.to(torch.complex64)))
 
 
+def test_tensors_that_are_not_dense() -> None:
+    refused(InvalidInputError, "the data hold a sparse_coo tensor", ".to_dense()", act=lambda: make(x=X.to_sparse()))
+    refused(InvalidInputError, "the targets hold a sparse_coo tensor", act=lambda: make(y=Y.to_sparse()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        nested = torch.nested.nested_tensor([X[0], X[1, :2]])
+    refused(InvalidInputError, "the data hold a nested tensor", "padded", act=lambda: make(x=nested, y=Y[:2]))
+
+
 def test_missing_targets() -> None:
     refused(InvalidInputError, "compares one tensor of outputs with one of targets", "targets=",
             act=lambda: make(y=None))  # fmt: skip
@@ -402,7 +447,7 @@ def test_a_callable_without_or_with_a_false_reduction() -> None:
 def test_a_loss_that_wants_something_else() -> None:
     refused(InvalidInputError, "fails on the model's outputs and the targets as loss(outputs, targets)",
             "write a callable", act=lambda: make(loss=nn.GaussianNLLLoss()))  # fmt: skip
-    refused(InvalidInputError, "fails on the model's outputs", "KeyError"[:0],
+    refused(InvalidInputError, "fails on the model's outputs", "takes 1 positional argument but 2 were given",
             act=lambda: make(loss=lambda o: o.sum(), reduction="sum"))  # fmt: skip
 
 
@@ -413,6 +458,7 @@ def test_weights_that_make_no_sense() -> None:
         (-torch.ones(8), "finite, not negative and not all zero"),
         (torch.zeros(8), "finite, not negative and not all zero"),
         (torch.full((8,), float("nan")), "finite, not negative and not all zero"),
+        ("heavy", "sample_weight must hold one number per sample"),
     ):
         refused(InvalidInputError, message, act=lambda weight=weight: make(sample_weight=weight))
     refused(InvalidInputError, "sample_weight needs one loss per sample", "reduction='none'",
@@ -431,7 +477,9 @@ def test_a_loss_that_is_infinite_from_the_start() -> None:
 def test_settings_that_make_no_sense() -> None:
     refused(InvalidInputError, "dtype must be torch.float64 or torch.float32, got torch.float16",
             act=lambda: make(dtype=torch.float16))  # fmt: skip
-    refused(InvalidInputError, "batch_size must be positive, got 0", act=lambda: make(batch_size=0))
+    for size in (0, -3, 2.5, "8", True):
+        refused(InvalidInputError, f"batch_size must be a positive whole number of samples, got {size!r}",
+                act=lambda size=size: make(batch_size=size))  # fmt: skip
 
 
 # -- points ------------------------------------------------------------------------------------------------------------

@@ -102,10 +102,17 @@ def test_sample_numbers_out_of_range_are_refused() -> None:
         (torch.tensor([-1]), r"indices must lie in 0\.\.6"),
         (torch.tensor([0.5]), "vector of sample numbers, got torch.float"),
         (torch.tensor([[1]]), r"of shape \(1, 1\)"),
+        ("seven", "indices must be a vector of sample numbers"),
+        (torch.ones(3, dtype=torch.bool), r"the mask has shape \(3,\), expected \(7,\)"),
     ):
         with pytest.raises(InvalidInputError, match=message):
             risk.sample_gradients(risk.initial, wrong)
     assert risk.sample_gradients(risk.initial, torch.tensor([], dtype=torch.int64)).shape == (0, risk.space.size)
+    assert risk.sample_gradients(risk.initial, []).shape == (0, risk.space.size)
+    chosen = torch.arange(N) % 3 == 1
+    wanted = risk.sample_gradients(risk.initial)[chosen]
+    for indices in (chosen, [1, 4], chosen.tolist()):
+        torch.testing.assert_close(risk.sample_gradients(risk.initial, indices), wanted)
 
 
 @pytest.mark.parametrize("name", NAMES)

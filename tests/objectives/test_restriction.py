@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from thalweg.foundation import InvalidInputError, NotApplicableError
+from thalweg.foundation import InvalidInputError, MemoryLimitError, NotApplicableError, memory_limit
 from thalweg.objectives import (
     L2,
     EmpiricalRisk,
@@ -74,6 +74,56 @@ def test_the_chain_rule(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("keep", [None, True, False])
+def test_gauss_newton_by_products_is_that_of_the_base(kind: str, keep: bool | None) -> None:
+    base = risk()
+    total = base + L2(base, 0.3)
+    inner, basis = restricted(kind, total)
+    z = torch.randn(inner.space.size, generator=SOURCE, dtype=torch.float64)
+    operator = inner.gauss_newton_operator(z, keep=keep)
+    torch.testing.assert_close(operator.dense(), basis.T @ total.gauss_newton(inner.project(z)) @ basis)
+    assert operator.device == inner.device
+
+
+def test_the_graphs_kept_are_those_of_all_terms_of_the_base() -> None:
+    base = risk()
+    twice, theta = restrict(base + base, "2.*", base.initial), torch.zeros(10)
+    assert twice.kept_bytes() >= 2 * base.kept_bytes()
+    with memory_limit(int(1.5 * base.kept_bytes())):
+        for operator in (twice.hessian_operator, twice.gauss_newton_operator):
+            with pytest.raises(MemoryLimitError, match="kept graph"):
+                operator(theta, keep=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_points_and_directions_of_another_precision_or_length(kind: str) -> None:
+    inner, _ = restricted(kind, risk())
+    size, whole = inner.space.size, inner.base.space.size
+    z = torch.randn(2, size, generator=SOURCE)
+    assert torch.equal(inner.project(z), inner.project(z.double()))
+    assert torch.equal(inner.lift(z), inner.lift(z.double()))
+    assert inner.embed(inner.project(z).float()).dtype == torch.float64
+    for call, wrong, length in ((inner.project, size, size), (inner.lift, size, size), (inner.embed, whole, whole)):
+        for point in (torch.zeros(wrong + 1), torch.zeros(wrong, dtype=torch.int64), torch.tensor(0.0)):
+            with pytest.raises(InvalidInputError, match=rf"must be a floating tensor \(\*batch, {length}\), got shape"):
+                call(point)
+        with pytest.raises(InvalidInputError, match="got list"):
+            call([0.0] * wrong)  # type: ignore[arg-type]  # misuse is what is tested
+
+
+def test_loading_through_a_sum_of_restrictions() -> None:
+    base = risk()
+    head = restrict(base, "2.*", base.initial)
+    total = head + L2(head, 0.3)
+    assert find_risk(total) is base
+    live = model()
+    z = head.embed(base.initial) + 0.25
+    norm = load_into_model(total, z, live)
+    torch.testing.assert_close(as_theta(live, base), head.project(z), rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(norm, float(total.gradient(z).abs().max()), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_embedding_is_the_nearest_point(kind: str) -> None:
     inner, basis = restricted(kind, risk())
     z = torch.randn(4, inner.space.size, generator=SOURCE, dtype=torch.float64)
@@ -126,6 +176,13 @@ def test_restrictions_that_make_no_sense() -> None:
     ):
         with pytest.raises(InvalidInputError, match=message):
             restrict(base, basis, theta)
+    for bad in (float("nan"), float("inf")):
+        with pytest.raises(InvalidInputError, match="the basis holds 2 NaN or infinite entries"):
+            restrict(base, torch.full((size, 1), bad).index_fill_(0, torch.arange(2, size), 1.0), theta)
+        with pytest.raises(InvalidInputError, match="the origin holds 1 NaN or infinite entries"):
+            restrict(base, "2.*", theta.index_fill(0, torch.tensor([3]), bad))
+    with pytest.raises(InvalidInputError, match="globs of block names"):
+        restrict(base, [[1.0] * size], theta)  # type: ignore[list-item]  # misuse is what is tested
     with pytest.raises(InvalidInputError, match="'head' matches no block"):
         restrict(base, "head", theta)
     with pytest.raises(InvalidInputError, match="one parameter vector"):

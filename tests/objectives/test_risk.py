@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 from typing import Any
 
@@ -336,6 +337,55 @@ def test_what_cannot_be_pickled_says_why() -> None:
         risk = EmpiricalRisk(Net(), loss, X, Y, reduction=None if settings else "mean", **settings)
         with pytest.raises(UnsupportedModelError, match=rf"{named}.*define it at the top level of a module"):
             pickle.dumps(risk)
+
+
+class Scaled:
+    """A loss that is an object with a method."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self.factor * (outputs - targets).abs().mean()
+
+
+def test_what_is_made_inside_of_a_function_is_named_wherever_it_hides() -> None:
+    class Inner(Net):
+        pass
+
+    class InnerLoss(Scaled):
+        pass
+
+    class Reducing(Scaled):
+        def __reduce__(self) -> Any:
+            return Scaled, (self.factor,)
+
+    local = lambda outputs, targets, by: by * (outputs - targets).abs().mean()  # noqa: E731
+    for model, loss, found in (
+        (Inner(), absolute, "a part of the model is test_what_is_made.*Inner"),
+        (nn.Sequential(nn.Identity(), Inner()), absolute, "a part of the model is .*Inner"),
+        (Net(), functools.partial(local, by=2.0), "the loss is .*lambda"),
+        (Net(), InnerLoss(2.0), "the loss is .*InnerLoss"),
+        (Net(), InnerLoss(2.0).__call__, "the loss is .*InnerLoss"),
+    ):
+        risk = EmpiricalRisk(model, loss, X, Y, reduction="mean")
+        with pytest.raises(UnsupportedModelError, match=rf"{found}.*, which another process could not find"):
+            pickle.dumps(risk)
+    for loss in (Scaled(2.0), Scaled(2.0).__call__, functools.partial(absolute), Reducing(2.0)):
+        risk = EmpiricalRisk(Net(), loss, X, Y, reduction="mean")
+        twin = pickle.loads(pickle.dumps(risk))
+        assert torch.equal(twin.gradient(risk.initial), risk.gradient(risk.initial))
+
+
+def test_a_pickle_warns_of_nothing(recwarn: pytest.WarningsRecorder) -> None:
+    batch = {"x": (X, X), "y": LABELS}
+    risk = EmpiricalRisk(Net(), nn.CrossEntropyLoss(), batch, "y", forward=first)
+    assert torch.equal(pickle.loads(pickle.dumps(risk)).initial, risk.initial)
+    assert not recwarn.list
+
+
+def first(model: nn.Module, batch: dict[str, Any]) -> Tensor:
+    return model(batch["x"][0])
 
 
 # -- what is known -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Sums show their terms and add up; penalties are what weight decay is."""
+"""Sums show their terms and add up."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from thalweg.foundation import InvalidInputError, MemoryLimitError, NotApplicableError, ParameterSpace, memory_limit
+from thalweg.foundation import (
+    InvalidInputError,
+    MemoryLimitError,
+    NotApplicableError,
+    ParameterSpace,
+    memory_limit,
+)
 from thalweg.objectives import L2, EmpiricalRisk, Penalty, SumObjective
 
 SOURCE = torch.Generator().manual_seed(0)
@@ -71,61 +77,46 @@ def test_the_graphs_of_all_terms_share_one_limit() -> None:
     torch.testing.assert_close(product, 2 * base.hessian(base.initial) @ base.initial)
 
 
-@pytest.mark.parametrize(("parameters", "center"), [(None, None), ("*bias", None), ("2.*", 0.5)])
-def test_l2_in_closed_form(parameters: str | None, center: float | None) -> None:
+def test_gauss_newton_of_a_sum_by_products_kept_or_not() -> None:
     base = risk()
-    size = base.space.size
-    middle = None if center is None else torch.full((size,), center)
-    penalty = L2(base, 0.7, parameters, middle)
-    mask = torch.ones(size) if parameters is None else torch.zeros(size)
-    if parameters is not None:
-        mask[base.space.select(parameters)] = 1
-    theta = torch.randn(4, size, generator=SOURCE, dtype=torch.float64)
-    away = mask * (theta - (center or 0.0))
-    torch.testing.assert_close(penalty.value(theta), 0.35 * (away**2).sum(1))
-    torch.testing.assert_close(penalty.gradient(theta), 0.7 * away)
-    matrix = 0.7 * torch.diag(mask.double())
-    torch.testing.assert_close(penalty.hessian(theta), matrix.expand(4, size, size))
-    torch.testing.assert_close(penalty.hessian_operator(theta[0]).dense(), matrix)
-    torch.testing.assert_close(penalty.gauss_newton(theta), matrix.expand(4, size, size))
+    total = base + L2(base, 0.3) + base
+    matrix = 2 * base.gauss_newton(base.initial) + 0.3 * torch.eye(base.space.size, dtype=torch.float64)
+    for keep in (None, True, False):
+        torch.testing.assert_close(total.gauss_newton_operator(base.initial, keep=keep).dense(), matrix)
+    with memory_limit(int(1.5 * base.kept_bytes())):
+        with pytest.raises(MemoryLimitError, match="the kept graphs of all terms"):
+            total.gauss_newton_operator(base.initial, keep=True)
+        product = total.gauss_newton_operator(base.initial) @ base.initial
+    torch.testing.assert_close(product, matrix @ base.initial)
 
 
-def test_l2_is_the_weight_decay_of_sgd() -> None:
-    model = nn.Linear(3, 2).double()
-    base = EmpiricalRisk(model, nn.MSELoss(), X, Y)
-    total = base + L2(base, 0.2)
-    step = total.initial if hasattr(total, "initial") else base.initial
-    slope = total.gradient(step)
-    optimiser = torch.optim.SGD(model.parameters(), lr=1.0, weight_decay=0.2)
-    nn.functional.mse_loss(model(X.double()), Y.double()).backward()
-    optimiser.step()
-    moved = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
-    torch.testing.assert_close(step - moved, slope, rtol=1e-12, atol=1e-13)
+def test_dense_matrices_of_a_sum_are_refused_before_the_first_is_made() -> None:
+    base = risk()
+    total, theta = base + L2(base, 0.3), base.initial.expand(100, -1)
+    one = 100 * 8 * base.space.size**2
+    with memory_limit(int(1.5 * one)):
+        base.hessian(theta)
+        with pytest.raises(MemoryLimitError, match=r"100 dense Hessian\(s\) of a sum of 26 x 26 would need"):
+            total.hessian(theta)
+    with memory_limit(int(2.5 * one)):
+        base.gauss_newton(theta)
+        with pytest.raises(MemoryLimitError, match=r"100 Gauss-Newton matrix\(ces\) of a sum of 26 x 26 would need"):
+            total.gauss_newton(theta)
 
 
 def test_sums_that_make_no_sense() -> None:
     base = risk()
     with pytest.raises(InvalidInputError, match="at least one term"):
         SumObjective([])
-    with pytest.raises(InvalidInputError, match="terms of a sum need one space and dtype"):
+    with pytest.raises(InvalidInputError, match="terms of a sum need one space, dtype and device"):
         base + L2(ParameterSpace({"x": (26,)}), 1.0)
-    with pytest.raises(InvalidInputError, match="terms of a sum need one space and dtype"):
+    with pytest.raises(InvalidInputError, match="terms of a sum need one space, dtype and device"):
         base + L2(base, 1.0, dtype=torch.float32)
-    for strength in (-1.0, float("inf"), float("nan")):
-        with pytest.raises(InvalidInputError, match="must be finite and not negative"):
-            L2(base, strength)
-    with pytest.raises(InvalidInputError, match=r"center has shape \(2,\), expected \(26,\)"):
-        L2(base, 1.0, center=torch.zeros(2))
-    with pytest.raises(InvalidInputError, match="matches no block"):
-        L2(base, 1.0, parameters="head")
-
-
-def test_a_penalty_of_named_parameters() -> None:
-    base = risk()
-    penalty = Penalty(base, product, "product")
-    theta = torch.randn(3, base.space.size, generator=SOURCE, dtype=torch.float64)
-    bias = theta[:, base.space.slice("2.bias")]
-    torch.testing.assert_close(penalty.value(theta), (bias**3).prod(1))
-    slope = torch.zeros_like(theta)
-    slope[:, base.space.slice("2.bias")] = 3 * (bias**3).prod(1, keepdim=True) / bias
-    torch.testing.assert_close(penalty.gradient(theta), slope)
+    elsewhere = L2(base, 1.0)
+    elsewhere.device = torch.device("meta")
+    with pytest.raises(InvalidInputError, match=r"one space, dtype and device; got .*cpu.*meta"):
+        base + elsewhere
+    with pytest.raises(InvalidInputError, match="the terms of a sum are objectives, got int"):
+        SumObjective([base, 3])  # type: ignore[list-item]  # misuse is what is tested
+    with pytest.raises(TypeError, match="unsupported operand"):
+        base + 3  # type: ignore[operator]  # misuse is what is tested

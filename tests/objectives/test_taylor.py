@@ -205,6 +205,21 @@ def by_fit_short(risk: EmpiricalRisk, step: Tensor) -> np.ndarray:
     return by_fit(risk, risk.initial, step)[:3]
 
 
+def test_an_error_without_a_word_is_named_by_its_kind() -> None:
+    class Mute(Objective):
+        space = SPACE
+
+        def chunk_value(self, theta: Tensor, chunk: Any) -> Tensor:
+            raise RuntimeError
+
+        def content(self) -> list[object]:
+            return ["mute"]
+
+    point = torch.zeros(2, dtype=torch.float64)
+    with pytest.raises(NotApplicableError, match=r"forward: RuntimeError; reverse: RuntimeError$"):
+        taylor(Mute(), point, point)
+
+
 def test_what_makes_no_sense() -> None:
     objective = L2(SPACE, 1.0)
     theta = torch.zeros(2, dtype=torch.float64)

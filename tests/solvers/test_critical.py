@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from thalweg.foundation import InvalidInputError, NotApplicableError
 from thalweg.objectives import Objective
 from thalweg.solvers import (
+    LBFGS,
     EigenvectorFollowing,
     IndexPreservingNewton,
     NewtonMinres,
@@ -134,6 +137,34 @@ def test_large_problems_choose_the_matrix_free_method() -> None:
     torch.testing.assert_close(found.theta, torch.full((2000,), 0.5, dtype=torch.float64))
     with pytest.raises(NotApplicableError, match="a wanted index needs dense Hessians"):
         find_critical_point(objective, normal(2000), index=3)
+
+
+def test_a_batch_without_matrices_gives_what_each_start_gives_alone() -> None:
+    """Starts near and far: how exactly a Newton step is solved follows each row's own gradient, not the smallest."""
+    signs = torch.where(torch.arange(30) % 2 == 0, 1.0, -2.0).double()
+    saddle = function(30, lambda x: (signs * (x - 0.5) ** 2 + x**4 / 40 + x.sin()).sum(), "saddle")
+    starts = 0.4 + torch.logspace(0, -6, 4, dtype=torch.float64)[:, None] * normal(4, 30, seed=2)
+    together = find_critical_point(saddle, starts, method=NewtonMinres())
+    for number, start in enumerate(starts):
+        alone = find_critical_point(saddle, start, method=NewtonMinres())
+        assert alone.status is together.statuses[number]
+        assert int(alone.hessians) == int(together.hessians[number])
+        torch.testing.assert_close(alone.theta, together.theta[number], atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "newton"}, "method must be an object of IndexPreservingNewton"),
+        ({"method": LBFGS()}, "method must be an object of IndexPreservingNewton"),
+        ({"method": EigenvectorFollowing(1), "index": 0}, "do not fit together"),
+        ({"method": EigenvectorFollowing(5)}, "do not fit together in 2 dimensions"),
+        ({"method": NewtonMinres(), "index": 1}, "NewtonMinres cannot see the index"),
+    ],
+)
+def test_methods_that_contradict_the_index_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        find_critical_point(well(), torch.zeros(2), **settings)
 
 
 def test_misuse_is_refused() -> None:

@@ -36,7 +36,7 @@ def test_soft_directions_are_those_without_curvature() -> None:
     assert soft.tolist() == [[True, True, False, False]]
     torch.testing.assert_close(step[0, :2], torch.full((2,), -1e-9, dtype=torch.float64))
     assert float(step[0, 3]) == 0
-    assert float(decrement) == pytest.approx(51e-18 , rel=1e-3)
+    assert float(decrement) == pytest.approx(51e-18, rel=1e-3)
 
 
 def test_newton_decrement_is_the_decrease_of_a_quadratic() -> None:

@@ -15,7 +15,17 @@ from torch import Tensor, nn
 
 from thalweg.foundation import InvalidInputError, MemoryLimitError, NotApplicableError, memory_limit
 from thalweg.objectives import L2, EmpiricalRisk, Objective, Penalty
-from thalweg.solvers import LBFGS, LevenbergMarquardt, NewtonCG, NewtonTrustRegion, Snapshot, Solution, Status, minimize
+from thalweg.solvers import (
+    LBFGS,
+    LevenbergMarquardt,
+    NewtonCG,
+    NewtonTrustRegion,
+    Snapshot,
+    Solution,
+    Status,
+    find_critical_point,
+    minimize,
+)
 
 METHODS = ["newton", "newton-cg", "l-bfgs"]
 
@@ -257,6 +267,8 @@ def test_resolver_must_answer_for_each() -> None:
         ({"theta": torch.zeros(3)}, "expected"),
         ({"theta": torch.zeros(0, 2)}, "no start"),
         ({"method": "adam"}, "'newton', 'newton-cg', 'lm', 'l-bfgs'"),
+        ({"method": ["newton"]}, "no method"),
+        ({"method": NewtonCG}, r"make one of it, NewtonCG\(\)"),
         ({"tolerance": 0.0}, "tolerance must be positive"),
         ({"tolerance": -1.0}, "tolerance must be positive"),
         ({"max_iterations": 0}, "max_iterations must be at least 1"),
@@ -284,6 +296,12 @@ def test_misuse_is_refused(changes: dict[str, Any], message: str) -> None:
 def test_settings_that_cannot_be_meant_are_refused(make: Any) -> None:
     with pytest.raises(InvalidInputError):
         make()
+
+
+def test_a_model_is_no_objective() -> None:
+    for verb in (minimize, find_critical_point):
+        with pytest.raises(InvalidInputError, match=r"got Linear: make one with thalweg\.EmpiricalRisk"):
+            verb(nn.Linear(2, 1))  # type: ignore[operator]  # two verbs of different signatures
 
 
 def test_levenberg_marquardt_declines_by_name() -> None:

@@ -68,16 +68,14 @@ def test_zero_slope_at_a_saddle_and_at_a_minimum() -> None:
 def test_agrees_with_a_general_constrained_solver() -> None:
     eigenvalues, slopes = np.array([-0.3, 0.7, 2.0]), np.array([0.4, -1.0, 0.3])
     best = min(
-
-            scipy_minimize(
-                lambda p: slopes @ p + eigenvalues @ p**2 / 2,
-                start,
-                constraints={"type": "ineq", "fun": lambda p: 1 - p @ p},
-                method="SLSQP",
-                options={"ftol": 1e-14},
-            ).fun
-            for start in ([0.9, 0, 0], [-0.9, 0, 0])
-
+        scipy_minimize(
+            lambda p: slopes @ p + eigenvalues @ p**2 / 2,
+            start,
+            constraints={"type": "ineq", "fun": lambda p: 1 - p @ p},
+            method="SLSQP",
+            options={"ftol": 1e-14},
+        ).fun
+        for start in ([0.9, 0, 0], [-0.9, 0, 0])
     )
     found = trust_region_step(
         torch.tensor(eigenvalues)[None], torch.tensor(slopes)[None], torch.tensor([1.0], dtype=torch.float64)

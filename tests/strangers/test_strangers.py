@@ -17,7 +17,6 @@ REFUSED = {
     },
     ("gru", "structure"): "it is recurrent",
     ("lstm tagger", "structure"): "it is recurrent",
-    ("embedding bag", "structure"): "cannot be differentiated",
     ("data dependent branch", "structure"): "reads numbers out of tensors",
 }
 """Cells that are refused, and a part of the reason. A cell not named here must be answered."""

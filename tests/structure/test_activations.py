@@ -258,3 +258,37 @@ def test_names_are_taken_once_and_factors_are_checked():
         activation_facts("tanh").rescaled(inner=0.0)
     with pytest.raises(InvalidInputError, match="cannot be negative"):
         activation_facts("tanh").derivative(torch.zeros(1), -1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: leaky_relu_facts(1.0), "a finite slope other than 1, got 1.0"),
+        (lambda: leaky_relu_facts(float("nan")), "a finite slope other than 1, got nan"),
+        (lambda: elu_facts(-1.0), "positive alpha and scale, got -1.0 and 1.0"),
+        (lambda: elu_facts(1.0, 0.0), "positive alpha and scale, got 1.0 and 0.0"),
+        (lambda: power_facts(1), "integer exponents of at least 2, got 1"),
+        (lambda: power_facts(2.5), "integer exponents of at least 2, got 2.5"),
+        (lambda: softplus_facts(0.0), "positive beta, got 0.0"),
+    ],
+)
+def test_members_of_a_family_for_which_its_facts_would_be_false(make, message):
+    with pytest.raises(InvalidInputError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (torch.sum, "it does not give one number of the same type for every entry"),
+        (lambda z: z.tolist(), "it does not give one number of the same type for every entry"),
+        (lambda z: z.float(), "it does not give one number of the same type for every entry"),
+        (lambda z: z @ torch.ones(3), r"it fails on 879 numbers in float64 \(RuntimeError: "),
+        (lambda z: 1 / 0, r"it fails on 879 numbers in float64 \(ZeroDivisionError: division by zero\)"),
+    ],
+)
+def test_what_is_no_elementwise_function_is_not_registered(function, message):
+    with pytest.raises(InvalidInputError, match=f"the facts declared of 'odd one' do not hold: {message}"):
+        register_activation(ActivationFacts("odd one", function))
+    with pytest.raises(InvalidInputError, match="no activation 'odd one'"):
+        activation_facts("odd one")

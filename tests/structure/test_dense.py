@@ -211,3 +211,16 @@ def test_gradients_flow_through_it():
 
 def test_explain_is_empty_for_a_perceptron():
     assert explain_trace(net(3, 4, 2), data(4, 3)).structure.explain_dense() == ""
+
+
+def test_inputs_that_would_be_cut_across_samples_are_refused():
+    """Six samples of two numbers are not four rows of three."""
+    dense = trace(net(3, 5, 2), data(5, 3)).as_dense()
+    theta = thetas(dense)
+    for inputs, shape in ((data(6, 2), r"\(6, 2\)"), (data(6, 9), r"\(6, 9\)"), (data(6), r"\(6,\)")):
+        with pytest.raises(InvalidInputError, match=rf"reads 3 numbers a row, which inputs {shape} do not hold"):
+            dense.outputs(theta, inputs)
+    images = trace(net(12, 5, 2, flatten=True), data(5, 3, 4)).as_dense()
+    assert images.features(data(7, 3, 4)).shape == images.features(data(7, 12)).shape == (7, 12)
+    with pytest.raises(InvalidInputError, match="reads 12 numbers a row"):
+        images.features(data(8, 3, 3))

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from thalweg.foundation import InvalidInputError, NotApplicableError
-from thalweg.structure import trace
+from thalweg.structure import flat_directions, trace
 
 
 def data(*shape, seed=0):
@@ -167,5 +167,60 @@ def test_description_for_people_and_pickling():
 
 def test_a_theta_of_another_length_is_refused():
     structure = trace(seeded(Pictures), data(4, 1, 6, 6))
-    with pytest.raises(InvalidInputError, match="expected"):
-        structure.outputs_at(torch.zeros(3, dtype=torch.float64), data(4, 1, 6, 6))
+    x = data(4, 1, 6, 6)
+    with pytest.raises(InvalidInputError, match=r"theta must be a tensor \(\*batch, 44\), got \(3,\)"):
+        structure.outputs_at(torch.zeros(3, dtype=torch.float64), x)
+    with pytest.raises(InvalidInputError, match=r"got list"):
+        structure.outputs_at([0.0] * 44, x)
+    for wrong, found in ((torch.zeros(2, 44), r"\(2, 44\)"), ([0.0] * 44, "list")):
+        with pytest.raises(InvalidInputError, match=rf"one parameter vector \(44,\) is needed, got {found}"):
+            flat_directions(structure, wrong)
+    with pytest.raises(InvalidInputError, match="theta holds 2 NaN or infinite entries"):
+        flat_directions(structure, torch.zeros(44).index_fill(0, torch.tensor([1, 5]), float("nan")))
+
+
+def test_no_parameter_vector_has_no_outputs():
+    structure = trace(seeded(Pictures), data(4, 1, 6, 6))
+    (found,) = structure.outputs_at(torch.zeros(0, 3, 44, dtype=torch.float64), data(7, 1, 6, 6))
+    assert found.shape == (0, 3, 7, 2)
+
+
+def test_one_name_is_as_good_as_a_list_of_one():
+    structure = trace(nn.Sequential(nn.Linear(3, 4, bias=False), nn.ReLU(), nn.Linear(4, 2, bias=False)), data(5, 3))
+    assert structure.homogeneity("0.weight") == structure.homogeneity(["0.weight"]) == 1
+    with pytest.raises(InvalidInputError, match=r"no parameter 'weight'; there are 0\.weight, 2\.weight"):
+        structure.homogeneity("weight")
+
+
+class Bag(nn.Module):
+    def __init__(self, mode, weighted=""):
+        super().__init__()
+        self.words, self.head = nn.EmbeddingBag(7, 4, mode=mode), nn.Linear(4, 3)
+        self.factors, self.weighted = nn.Parameter(data(5)), weighted
+
+    def forward(self, x):
+        by = {"data": (x + 1).to(self.factors), "theta": self.factors.expand(x.shape).contiguous()}.get(self.weighted)
+        return self.head(torch.tanh(self.words(x, per_sample_weights=by)))
+
+
+@pytest.mark.parametrize(
+    ("mode", "weighted", "kind"),
+    [("sum", "", "embedding"), ("mean", "", "embedding"), ("max", "", "other"), ("sum", "data", "embedding"),
+     ("sum", "theta", "other")],
+)  # fmt: skip
+def test_bags_of_embeddings(mode, weighted, kind, recwarn):
+    model = seeded(lambda: Bag(mode, weighted))
+    words = torch.randint(0, 7, (6, 5), generator=torch.Generator().manual_seed(0))
+    structure = trace(model, words)
+    (bag,) = [step for step in structure.steps if "words.weight" in step.parameters]
+    assert bag.kind == kind
+    thetas = torch.randn(2, structure.space.size, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    more = torch.randint(0, 7, (9, 5), generator=torch.Generator().manual_seed(2))
+    (found,) = structure.outputs_at(thetas, more)
+    for theta, output in zip(thetas, found, strict=True):
+        named = structure.space.unflatten(theta)
+        wanted = torch.func.functional_call(copy.deepcopy(model).double(), named, (more,))
+        torch.testing.assert_close(output, wanted)
+    known = {group.name: group.symmetries for group in structure.unit_groups}
+    assert known == ({"words": {"permutation", "sign"}} if kind == "embedding" else {})
+    assert not recwarn.list

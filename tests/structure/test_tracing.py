@@ -494,6 +494,7 @@ DECLINED = {
     "complex": (Complex, data(5, 3), "'layer.weight' .*complex"),
     "weights renormalised in place": (lambda: nn.Embedding(7, 3, max_norm=1.0), tokens(5), "in place|writes to"),
     "no tensor": (Small, ("text",), "hold no tensor"),
+    "no sample": (Small, data(0, 3), "hold no sample, on which the description could be checked"),
 }  # fmt: skip
 
 
@@ -586,3 +587,10 @@ def test_independence_of_samples():
     assert trace(seeded(Centred), data(6, 3)).independent_samples is False
     assert trace(seeded(FixedBatch), data(6, 3)).independent_samples is None
     assert trace(seeded(Functional), data(1, 3)).independent_samples is None
+
+
+def test_what_is_no_module_is_refused():
+    with pytest.raises(InvalidInputError, match=r"traced from an nn.Module, got str"):
+        explain_trace("net", data(5, 3))
+    with pytest.raises(InvalidInputError, match=r"traced from an nn.Module, got type"):
+        trace(nn.Linear, data(5, 3))

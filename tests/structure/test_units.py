@@ -260,11 +260,22 @@ def test_refusals():
         group.mixed(theta, torch.eye(4))
     with pytest.raises(InvalidInputError, match="expected a permutation"):
         group.permuted(theta, torch.tensor([0, 0, 1, 2]))
-    with pytest.raises(InvalidInputError, match="must be 1 or -1"):
-        group.flipped(theta, torch.full((4,), 0.5))
+    with pytest.raises(InvalidInputError, match="expected a permutation"):
+        group.permuted(theta, torch.tensor([0.0, 1.0, 2.0, 3.0]))
+    for signs in (torch.full((4,), 0.5), torch.ones(3), torch.ones(4, 1)):
+        with pytest.raises(InvalidInputError, match=r"4 signs are needed, each 1 or -1, got \["):
+            group.flipped(theta, signs)
+    for moved in (lambda g, t: g.permuted(t, torch.arange(4)), lambda g, t: g.flipped(t, torch.ones(4))):
+        with pytest.raises(InvalidInputError, match=r"theta has shape \(2, 25\), expected \(\*batch, 26\)"):
+            moved(group, torch.zeros(2, 25))
     relu = trace(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), data(5, 3)).unit_groups[0]
-    with pytest.raises(InvalidInputError, match="must be positive"):
-        relu.scaled(theta, torch.tensor([1.0, 2.0, -1.0, 1.0]))
+    for factors in ([1.0, 2.0, -1.0, 1.0], [1.0, 2.0, float("inf"), 1.0], [1.0, float("nan"), 1.0, 1.0], [1.0, 1.0]):
+        with pytest.raises(InvalidInputError, match=r"4 positive finite factors are needed, got \["):
+            relu.scaled(theta, torch.tensor(factors))
+    linear = trace(nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), data(5, 3)).unit_groups[0]
+    for matrix, found in ((torch.ones(4, 4), "a singular one"), (torch.eye(3), r"\(3, 3\)")):
+        with pytest.raises(InvalidInputError, match=rf"an invertible matrix \(4, 4\) is needed, got {found}"):
+            linear.mixed(theta, matrix)
 
 
 def test_what_readers_see_of_each_unit():

@@ -77,5 +77,17 @@ def test_a_quadratic_has_no_shift_and_a_wrong_size_is_refused() -> None:
     measured = hessian_error(bowl, theta, bowl.hessian(theta), step=-theta)
     assert measured.shift == 0
     assert measured.rounding < 1e-14
-    with pytest.raises(InvalidInputError, match="expected"):
-        hessian_error(bowl, theta, torch.eye(2, dtype=torch.float64))
+    for wrong in (
+        {"hessian": torch.eye(2, dtype=torch.float64)},
+        {"theta": theta[None]},
+        {"step": theta[:2]},
+    ):
+        with pytest.raises(InvalidInputError):
+            hessian_error(**({"objective": bowl, "theta": theta, "hessian": bowl.hessian(theta)} | wrong))  # type: ignore[arg-type]  # what is tested
+
+
+def test_a_step_out_of_the_domain_is_refused_by_name() -> None:
+    barrier = Penalty(ParameterSpace({"x": (1,)}), lambda p: (p["x"] - p["x"].log()).sum(), name="barrier")
+    theta = torch.tensor([0.5], dtype=torch.float64)
+    with pytest.raises(InvalidInputError, match="at the end of the step has entries"):
+        hessian_error(barrier, theta, barrier.hessian(theta), step=torch.tensor([-0.5], dtype=torch.float64))

@@ -107,5 +107,8 @@ def test_refusals() -> None:
         trace(LinearOperator((3, 4), lambda v: v))
     with pytest.raises(InvalidInputError, match="at least 6"):
         trace(diagonal(torch.ones(10)), 5)
+    for products in (20, 60):
+        with pytest.raises(InvalidInputError, match="NaN or infinite"):
+            trace(diagonal(torch.full((50,), math.inf)), products)
     with memory_limit("1MB"), pytest.raises(MemoryLimitError, match="fewer products"):
         trace(diagonal(torch.ones(10000)), 60)

@@ -221,5 +221,9 @@ def test_refusals() -> None:
         inertia(torch.eye(2, dtype=torch.float64), error=-1.0)
     with pytest.raises(InvalidInputError, match="columns"):
         inertia(torch.eye(2, dtype=torch.float64), flat=torch.ones(2, dtype=torch.float64).reshape(1, 2))
+    with pytest.raises(InvalidInputError, match="floating tensor"):
+        inertia(torch.eye(2, dtype=torch.int64))
+    with pytest.raises(InvalidInputError, match="flat directions have entries"):
+        inertia(torch.eye(2, dtype=torch.float64), flat=torch.full((2, 1), math.nan, dtype=torch.float64))
     with memory_limit(1000), pytest.raises(MemoryLimitError, match="extreme_eigenpairs"):
         inertia(torch.eye(20, dtype=torch.float64))

@@ -185,8 +185,10 @@ def test_a_model_that_calls_otherwise_on_a_later_pass_goes_by_columns() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             out = self.usual(x)
-            return out if bool((x[:, 0] < 5).all()) else out + torch.nn.functional.linear(x, self.usual.weight) * (
-                x[:, :1] >= 5
+            return (
+                out
+                if bool((x[:, 0] < 5).all())
+                else out + torch.nn.functional.linear(x, self.usual.weight) * (x[:, :1] >= 5)
             )
 
     torch.manual_seed(1)
@@ -294,5 +296,7 @@ def test_what_does_not_apply_is_declined() -> None:
         check: Callable[..., object] = function
         with pytest.raises(NotApplicableError, match="tangent kernel"):
             check(bare, normal(2))
+    with pytest.raises(InvalidInputError, match="engine must be"):
+        tangent_kernel(risk_of("dense"), risk_of("dense").initial, engine="layers")  # type: ignore[arg-type]  # is tested
     with pytest.raises(InvalidInputError, match="one space"):
         tangent_kernel(risk_of("dense"), risk_of("dense").initial, risk_of("words"))

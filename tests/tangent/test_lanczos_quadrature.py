@@ -130,6 +130,7 @@ def test_stops_keep_finished_probes() -> None:
     none = spectral_density(make(None), control=RunControl(budget=1e-9))
     assert (none.reason, len(none.nodes)) == ("time limit", 0)
     assert math.isnan(float(none.below(0.5).value))
+    assert bool(none.smoothed(torch.linspace(0, 1, 5)).value.isnan().all())
 
 
 def test_refusals() -> None:

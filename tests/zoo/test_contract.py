@@ -402,7 +402,7 @@ class FourthOrderOff(Straightforward):
 
 @breaks("gauss-newton", "not declared, is accepted")
 class UndeclaredGaussNewton(Sound):
-    def gauss_newton_operator(self, theta):
+    def gauss_newton_operator(self, theta, *, keep=None):
         return self.hessian_operator(theta)
 
 
@@ -410,14 +410,26 @@ class UndeclaredGaussNewton(Sound):
 class IndefiniteGaussNewton(Sound):
     capabilities = frozenset({Capability.GAUSS_NEWTON})
 
-    def gauss_newton_operator(self, theta):
+    def gauss_newton_operator(self, theta, *, keep=None):
         return self.hessian_operator(theta)
 
 
-@breaks("gauss-newton", "operator and the dense matrix")
+@breaks("gauss-newton", "gauss_newton of an empty batch has shape (0, 3)")
+class NoEmptyGaussNewton(SoundFit):
+    def gauss_newton(self, theta):
+        return super().gauss_newton(theta) if len(theta) else theta
+
+
+@breaks("gauss-newton", "operator(keep=None) and the dense matrix")
 class OtherOperator(SoundFit):
     def gauss_newton_operator(self, theta, *, keep=None):
         return super().gauss_newton_operator(theta, keep=keep) * (1 + 1e-9)
+
+
+@breaks("gauss-newton", "operator(keep=False) and the dense matrix")
+class OtherOperatorUnkept(SoundFit):
+    def gauss_newton_operator(self, theta, *, keep=None):
+        return super().gauss_newton_operator(theta) * (1 + 1e-9 * (keep is False))
 
 
 @breaks("gauss-newton", "in a batch")
@@ -746,6 +758,19 @@ def test_networks_keep_the_contract_too(name) -> None:
     thetas = 0.5 * torch.randn(2, objective.space.size, generator=source, dtype=torch.float64)
     clauses = [clause for clause in CLAUSES if clause != "fingerprint"]
     check_objective(objective, thetas.to(objective.dtype), clauses=clauses)
+
+
+def waves(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return torch.cos(outputs - targets).sum()
+
+
+def test_a_loss_that_is_not_convex_may_have_an_indefinite_gauss_newton_matrix() -> None:
+    source = torch.Generator().manual_seed(1)
+    x, y = torch.randn(7, 3, generator=source), torch.randn(7, 2, generator=source)
+    risk = EmpiricalRisk(network(nn.Tanh(), 2), waves, x, y, reduction="sum")
+    thetas = 0.5 * torch.randn(2, risk.space.size, generator=source, dtype=torch.float64)
+    assert float(torch.linalg.eigvalsh(risk.gauss_newton(thetas)).min()) < -0.1
+    check_objective(risk, thetas, clauses=["gauss-newton"])
 
 
 def test_a_wrong_gradient_is_found_across_a_kink() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from thalweg.display import Code, Facts, Notice, Paragraph, Report, Section, format_number, to_page
+from thalweg.display import Code, Facts, Paragraph, Report, Section, format_number, to_page
 from thalweg.display import write_text_atomically as write_text
 from thalweg.foundation import InvalidInputError
 from thalweg.inspection import Verdict, inspect
@@ -22,6 +22,9 @@ DECAY = 1e-3
 LEARNING_RATE = 1e-3
 BATCH = 64
 HIDDEN = 16
+AFTER = "after.html"
+BRIEFLY = ("The point", "Curvature")
+"""Sections of the second verdict that the page repeats."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ def run_demo(
     """Train as an ordinary user would, inspect, take the advice, inspect again, write the page.
 
     Args:
-        folder: where ``report.html`` and ``verdict.json`` go; made if missing.
+        folder: where ``report.html``, ``after.html`` and ``verdict.json`` go; made if missing.
         epochs: of Adam.
         seed: of the weights and the order of samples.
         say: told what happens.
@@ -59,17 +62,18 @@ def run_demo(
     objective = EmpiricalRisk(model, nn.CrossEntropyLoss(), digits.train_x, digits.train_y)
     total = objective + L2(objective, DECAY)
     say(f"Done: {accuracy(model, digits):.1f} % of the test digits right. Inspecting ...\n")
-    before = inspect(total, model, learning_rate=LEARNING_RATE, seed=seed)
+    before = inspect(total, model, seed=seed)
     before.print()
     say("Taking the advice: second-order steps from the suggested point ...\n")
     start = before.suggested_theta if before.suggested_theta is not None else before.theta
-    solution = minimize(total, start, method="newton-cg", time_budget=seconds)
-    after = inspect(total, solution, learning_rate=LEARNING_RATE, seed=seed)
+    solution = minimize(total, start, method=before.suggested_method, time_budget=seconds)
+    after = inspect(total, solution, seed=seed)
     after.print()
     better = nn.Sequential(nn.Linear(64, HIDDEN), nn.Tanh(), nn.Linear(HIDDEN, 10))
     objective.load_into_model(solution.theta, better)
     report = _page(before, after, solution, accuracy(model, digits), accuracy(better, digits), total)
     write_text(folder / "report.html", to_page(report))
+    after.save_html(folder / AFTER)
     before.save_json(folder / "verdict.json")
     say(f"\nLoss {before.value:.6g} -> {after.value:.6g}. The page: {folder / 'report.html'}")
     return before, after
@@ -110,6 +114,10 @@ def accuracy(model: nn.Module, digits: Digits) -> float:
     return 100 * float(right.double().mean())
 
 
+def _then_and_now(name: str, before: float, after: float) -> tuple[str, str, str]:
+    return name, format_number(after, 2), f"before: {format_number(before, 2)}"
+
+
 def _page(
     before: Verdict,
     after: Verdict,
@@ -119,28 +127,20 @@ def _page(
     total: Objective,
 ) -> Report:
     gained = before.value - after.value
+    ended = f"{solution.status.value} in {int(solution.iterations)} iterations"
     story = Section(
         "What happened",
         [
             Paragraph(
                 "A small network was trained on handwritten digits by Adam, inspected, improved as the inspection "
-                "advised, "
-                "and inspected again. The first verdict stands below in full, the second after it."
+                "advised, and inspected again. The first verdict stands below in full, the second after it."
             ),
             Facts(
                 [
                     ("loss after Adam", before.value, ""),
-                    (
-                        "loss after the advice",
-                        after.value,
-                        f"{solution.status.value} in {int(solution.iterations)} iterations",
-                    ),
+                    ("loss after the advice", after.value, ended),
                     ("gained", gained, f"{100 * gained / before.value:.3g} %"),
-                    (
-                        "gradient, maximum norm",
-                        format_number(after.gradient_norm, 2),
-                        f"before: {format_number(before.gradient_norm, 2)}",
-                    ),
+                    _then_and_now("gradient, maximum norm", before.gradient_norm, after.gradient_norm),
                     ("test digits right", f"{accuracy_after:.1f} %", f"before: {accuracy_before:.1f} %"),
                 ]
             ),
@@ -148,19 +148,17 @@ def _page(
                 "objective = tw.EmpiricalRisk(model, nn.CrossEntropyLoss(), inputs, labels)\n"
                 f"objective = objective + tw.L2(objective, {DECAY})   # the weight decay of the training\n"
                 "verdict = tw.inspect(objective, model)\n"
-                'solution = tw.minimize(objective, verdict.suggested_theta, method="newton-cg")'
+                f'solution = tw.minimize(objective, verdict.suggested_theta, method="{before.suggested_method}")'
             ),
         ],
     )
     first, second = before.report(), after.report()
+    rest = [section for section in second.sections if section.title in BRIEFLY]
     sections = [
         story,
         Section("First verdict: after Adam", first.summary),
         *first.sections,
-        Section(
-            "Second verdict: after the advice",
-            [Notice("ok", "Everything below is of the improved network."), *second.summary],
-        ),
-        *(Section(f"{one.title} (after)", one.items) for one in second.sections),
+        Section("Second verdict: after the advice", [*second.summary, f"In full it stands in `{AFTER}`."]),
+        *(Section(f"{section.title}, after the advice", section.items) for section in rest),
     ]
     return Report("Thalweg demo: digits", sections, footer=second.footer)

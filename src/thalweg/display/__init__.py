@@ -1,13 +1,14 @@
 """How any result is shown: in a terminal, in a notebook, as a page, as JSON. There is no science in it."""
 
 from thalweg.display.document import Code, Column, Facts, Item, Level, Notice, Paragraph, Report, Section, Table
-from thalweg.display.figures import Axis, Caption, Figure, Mark, Series, bars, histogram, line, points, stems
+from thalweg.display.figures import Axis, Caption, Figure, Mark
 from thalweg.display.files import write_text_atomically
 from thalweg.display.fragment import to_fragment
 from thalweg.display.numbers import Quantity, format_duration, format_number, format_value
 from thalweg.display.page import to_page
 from thalweg.display.plotly_spec import plotly_spec
 from thalweg.display.records import to_json, write_json
+from thalweg.display.series import Series, bars, histogram, line, points, stems
 from thalweg.display.svg import to_svg
 from thalweg.display.terminal import print_report, to_text
 

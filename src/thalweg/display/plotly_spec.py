@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from thalweg.display.figures import Figure, Series
+from thalweg.display.figures import Figure
 from thalweg.display.numbers import format_number
 from thalweg.display.palette import DASHES, SERIES, SYMBOLS
 from thalweg.display.scales import Placing, place_x, place_y
+from thalweg.display.series import Series
 
 __all__ = ["plotly_spec"]
 
@@ -143,7 +144,7 @@ def _band(series: Series, x: Placing | None, y: Placing, colour: str) -> dict[st
 
 
 def _axis(placing: Placing | None, title: str) -> dict[str, Any]:
-    axis: dict[str, Any] = {"title": {"text": _plain(title)}, "automargin": True}
+    axis: dict[str, Any] = {"title": {"text": _plain(title), "standoff": 12}, "automargin": True}
     if placing is None:
         return axis | {"type": "category"}
     start, end = placing.at(placing.low), placing.at(placing.high)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from thalweg.display.figures import Axis, Figure
 from thalweg.display.numbers import format_number
+from thalweg.display.series import SMALLEST
 
 __all__ = ["Placing", "place_x", "place_y"]
 
@@ -52,12 +53,14 @@ class Placing:
 
         >>> [text for _, text in Placing(Axis("x"), 0.0, 10.0, 0.0).ticks()]
         ['0', '2', '4', '6', '8', '10']
+        >>> [text for _, text in Placing(Axis("x"), 0.113922, 0.113928, 0.0).ticks()]
+        ['0.113922', '0.113923', '0.113924', '0.113925', '0.113926', '0.113927', '0.113928']
         """
         makers = {"linear": self._linear_ticks, "log": self._log_ticks, "symlog": self._symlog_ticks}
         inside = [value for value in makers[self.axis.scale]() if self.low <= value <= self.high]
         if len(inside) < 2:  # less than a decade in sight, or one side of zero only
             inside = self._linear_ticks()
-        return [(value, format_number(value)) for value in inside]
+        return list(zip(inside, _told_apart(inside), strict=True))
 
     def _linear_ticks(self) -> list[float]:
         rough = (self.high - self.low) / (MOST_TICKS - 1)
@@ -80,6 +83,15 @@ class Placing:
         stride = max(1, math.ceil((last - first + 1) / 4))
         sizes = [10.0**power for power in range(last, first, -stride)]
         return [*(-size for size in sizes), 0.0, *reversed(sizes)]
+
+
+def _told_apart(values: Sequence[float]) -> list[str]:
+    """Texts with as many digits as it takes to tell neighbours from each other."""
+    for digits in range(4, 16):
+        texts = [format_number(value, digits) for value in values]
+        if len(set(texts)) == len(set(values)):
+            break
+    return texts
 
 
 def place_x(figure: Figure) -> Placing:
@@ -105,11 +117,11 @@ def _marks(figure: Figure, axis: str) -> list[float]:
 
 
 def _place(axis: Axis, values: Iterable[float], *, zero: bool) -> Placing:
-    found = [value for value in values if axis.scale != "log" or value > 0]
+    found = [value for value in values if axis.scale != "log" or value >= SMALLEST]
     if axis.scale == "log":
-        low, high = (min(found), max(found)) if found else (1.0, 10.0)
-        margin = (high / low) ** 0.05 if high > low else 2.0
-        return Placing(axis, low / margin, high * margin, 0.0)
+        low, high = (math.log10(min(found)), math.log10(max(found))) if found else (0.0, 1.0)
+        margin = 0.05 * (high - low) if high - low > 1e-6 else 0.3  # equal but for rounding: a factor of two around it
+        return Placing(axis, 10.0 ** max(low - margin, -307), 10.0 ** min(high + margin, 307), 0.0)
     if zero:
         found.append(0.0)
     low, high = min(found), max(found)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from html import escape
 
-from thalweg.display.figures import Figure, Series
+from thalweg.display.figures import Figure
 from thalweg.display.palette import SERIES
 from thalweg.display.scales import Placing, place_x, place_y
+from thalweg.display.series import Series
 
 __all__ = ["to_svg"]
 

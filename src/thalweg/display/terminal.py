@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import sys
 import textwrap
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from thalweg.display.document import LEVELS, Code, Facts, Item, Notice, Paragraph, Report, Table, split_code
 from thalweg.display.figures import Figure
-from thalweg.display.numbers import format_number, format_value, is_number
+from thalweg.display.numbers import format_number, format_value
+from thalweg.display.terminal_table import TableView
 from thalweg.foundation import InvalidInputError
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ __all__ = ["print_report", "to_text"]
 
 STYLES = {"ok": "bold green", "warn": "bold yellow", "bad": "bold red"}
 NARROWEST = 20
+PLAIN = str.maketrans({"✓": "+", "✗": "x", "±": "+-", "∞": "inf", "–": "-", "…": "...", "─": "-", "µ": "u", "·": "-"})
+"""What to write where the encoding of the terminal has not the sign."""
 
 
 def print_report(report: Report, file: IO[str] | None = None, width: int | None = None) -> None:
@@ -31,7 +35,32 @@ def print_report(report: Report, file: IO[str] | None = None, width: int | None 
     """
     from rich.console import Console
 
-    _show(report, Console(file=file, width=_checked(width), highlight=False))
+    _show(report, Console(file=_writable(file or sys.stdout), width=_checked(width), highlight=False))
+
+
+class _Plainer:
+    """A text file that takes every sign, whatever its encoding; otherwise the file itself."""
+
+    def __init__(self, file: IO[str], encoding: str) -> None:
+        self._file = file
+        self._encoding = encoding
+
+    def write(self, text: str) -> int:
+        try:
+            text.encode(self._encoding)
+        except UnicodeEncodeError:
+            text = text.translate(PLAIN).encode(self._encoding, errors="replace").decode(self._encoding)
+        return self._file.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def _writable(file: IO[str]) -> IO[str]:
+    encoding: str | None = getattr(file, "encoding", None)
+    if not encoding or encoding.lower().startswith("utf"):
+        return file
+    return cast("IO[str]", _Plainer(file, encoding))
 
 
 def to_text(report: Report, width: int = 80) -> str:
@@ -93,7 +122,7 @@ def _item(item: Item) -> RenderableType:
     if isinstance(item, Facts):
         return _facts(item)
     if isinstance(item, Table):
-        return _table(item)
+        return TableView(item, _inline)
     return _figure(item)
 
 
@@ -132,29 +161,9 @@ def _facts(facts: Facts) -> RenderableType:
     for name, value, remark in facts.rows:
         shown = _inline(format_value(value))
         if remark:
-            shown.append("  ").append_text(_inline(remark, style="dim"))
+            shown.append_text(_inline(f" ({remark})", style="dim"))
         grid.add_row(_inline(name), shown)
     return Padding(grid, (0, 0, 0, 2))
-
-
-def _table(table: Table) -> RenderableType:
-    from rich import box
-    from rich.padding import Padding
-    from rich.table import Table as RichTable
-
-    shown = RichTable(
-        title=_inline(table.caption, style="italic") if table.caption else None,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        show_edge=False,
-    )
-    for number, column in enumerate(table.columns):
-        right = all(is_number(row[number]) or row[number] is None for row in table.rows)
-        shown.add_column(_inline(column.heading), justify="right" if right else "left", overflow="fold")
-    for row in table.rows:
-        shown.add_row(*(_inline(format_value(value)) for value in row))
-    return Padding(shown, (0, 0, 1, 2))
 
 
 def _figure(figure: Figure) -> RenderableType:

@@ -9,6 +9,7 @@ from thalweg.foundation.errors import (
     ThalwegError,
     ThalwegWarning,
     UnsupportedModelError,
+    first_line,
     format_bytes,
 )
 from thalweg.foundation.memory import (
@@ -41,6 +42,7 @@ __all__ = [
     "UnsupportedModelError",
     "available_memory",
     "current_limit",
+    "first_line",
     "format_bytes",
     "memory_limit",
     "parse_duration",

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, SupportsFloat
 
 from thalweg.foundation.errors import InvalidInputError
 
@@ -20,14 +20,16 @@ def parse_duration(text: str | float | None) -> float | None:
     """Read a time in seconds.
 
     Raises:
-        InvalidInputError: for a text that is no time, and for a time that is not positive.
+        InvalidInputError: for what is no time, and for a time that is not positive.
 
     >>> parse_duration("2m"), parse_duration("1h30m"), parse_duration("45s"), parse_duration(3), parse_duration(None)
     (120.0, 5400.0, 45.0, 3.0, None)
     """
     if text is None:
         return None
-    if isinstance(text, int | float) or re.fullmatch(r"\s*[0-9]+(\.[0-9]+)?\s*", text):
+    if not isinstance(text, SupportsFloat | str) or isinstance(text, bool):
+        raise InvalidInputError(f"a time is a number of seconds or a text such as '90s', got {type(text).__name__}")
+    if not isinstance(text, str) or re.fullmatch(r"\s*[0-9]+(\.[0-9]+)?\s*", text):
         seconds = float(text)
     else:
         number = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)"

@@ -10,6 +10,8 @@ __all__ = [
     "ThalwegError",
     "ThalwegWarning",
     "UnsupportedModelError",
+    "first_line",
+    "format_bytes",
 ]
 
 
@@ -55,6 +57,17 @@ class MemoryLimitError(ThalwegError, MemoryError):
 
 class ThalwegWarning(UserWarning):
     """Base class of every warning that Thalweg gives."""
+
+
+def first_line(error: BaseException) -> str:
+    r"""The beginning of an error's message, short enough to stand inside of another; its kind where it has none.
+
+    >>> first_line(RuntimeError("no rule for sort.\nMore below")), first_line(KeyError())
+    ('no rule for sort', 'KeyError')
+    """
+    text = str(error).strip().splitlines()
+    line = text[0].rstrip(".") if text else type(error).__name__
+    return line if len(line) <= 140 else line[:137] + "..."
 
 
 def format_bytes(count: float) -> str:

@@ -7,6 +7,7 @@ working set of a single pass, because larger passes than that gain no speed.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+from typing import SupportsFloat
 
 import psutil
 
@@ -24,20 +26,40 @@ __all__ = ["Cost", "Passes", "available_memory", "current_limit", "memory_limit"
 WORKING_SET = 384 * 2**20
 """Bytes aimed at for one pass; beyond a few hundred MiB a larger pass is not faster."""
 
+GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+"""Where Linux shows the limits of control groups, and which group a process is in."""
+
 _LIMIT: ContextVar[int | None] = ContextVar("thalweg_memory_limit", default=None)
 
 
 def available_memory() -> int:
-    """Bytes that this process may still take: the machine's free memory or its control group's, the smaller."""
-    free = int(psutil.virtual_memory().available)
+    """Bytes that this process may still take: the machine's free memory or its control groups', the smallest."""
+    return int(min([psutil.virtual_memory().available, *map(_left_in, _control_groups())]))
+
+
+def _control_groups() -> list[Path]:
+    """Folders of the control groups (version 2) that this process is in, none where there are none."""
     try:
-        ceiling = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-        if ceiling != "max":
-            free = min(free, max(0, int(ceiling) - used))
-    except (OSError, ValueError):
-        pass  # no control group of version 2 here: the machine's own figure stands
-    return free
+        own = next(line[3:] for line in OWN_GROUP.read_text().splitlines() if line.startswith("0::"))
+    except (OSError, StopIteration):
+        own = "/"
+    inner = GROUPS / own.strip("/")
+    return [GROUPS, *(folder for folder in (inner, *inner.parents) if GROUPS in folder.parents)]
+
+
+def _left_in(group: Path) -> float:
+    """Bytes left in a control group, infinite without a ceiling.
+
+    A group's use counts the files its processes have read, which the kernel drops when memory is wanted: those that
+    were not touched lately are free memory.
+    """
+    try:
+        ceiling = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        counts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # no such file, or no ceiling ("max")
+        return math.inf
+    return max(0, ceiling - used + int(counts.get("inactive_file", 0)))
 
 
 def current_limit() -> int:
@@ -45,21 +67,33 @@ def current_limit() -> int:
 
     `memory_limit` decides, else the environment variable ``THALWEG_MEMORY``, else a quarter of what is free, at most
     4 GiB.
+
+    Raises:
+        InvalidInputError: if the environment variable holds no size.
     """
     chosen = _LIMIT.get()
     if chosen is not None:
         return chosen
-    if "THALWEG_MEMORY" in os.environ:
-        return parse_bytes(os.environ["THALWEG_MEMORY"])
+    if os.environ.get("THALWEG_MEMORY"):
+        try:
+            return parse_bytes(os.environ["THALWEG_MEMORY"])
+        except InvalidInputError as error:
+            raise InvalidInputError(f"the environment variable THALWEG_MEMORY: {error}") from None
     return min(4 * 2**30, available_memory() // 4)
 
 
+_SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(?:([kKMGT])(i?))?[bB]?\s*")
+
+
 @contextmanager
-def memory_limit(size: int | str) -> Iterator[None]:
+def memory_limit(size: float | str) -> Iterator[None]:
     """Limit the memory that requests inside the ``with`` block may hold.
 
     Args:
         size: bytes, or a text such as ``"2GiB"`` or ``"500MB"``.
+
+    Raises:
+        InvalidInputError: for what is no size, and for a size that is not positive and finite.
 
     >>> with memory_limit("2GiB"):
     ...     current_limit()
@@ -72,27 +106,27 @@ def memory_limit(size: int | str) -> Iterator[None]:
         _LIMIT.reset(token)
 
 
-def parse_bytes(size: int | str) -> int:
+def parse_bytes(size: float | str) -> int:
     """Read a byte count.
 
     ``KiB``, ``MiB``, ... are powers of 1024, ``kB``, ``MB``, ... powers of 1000.
 
     Raises:
-        InvalidInputError: for a text that is no size, and for a size that is not positive.
+        InvalidInputError: for what is no size, and for a size that is not positive and finite.
 
     >>> parse_bytes("1.5 GiB"), parse_bytes("2MB"), parse_bytes(100)
     (1610612736, 2000000, 100)
     """
-    if isinstance(size, int):
-        count = size
+    if isinstance(size, SupportsFloat) and not isinstance(size, bool):
+        count = int(size) if math.isfinite(size) else 0
     else:
-        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(?:([kKMGT])(i?))?[bB]?\s*", size)
+        match = _SIZE.fullmatch(size) if isinstance(size, str) else None
         if match is None:
             raise InvalidInputError(f"cannot read {size!r} as a memory size; write for example '2GiB' or '500MB'")
         power = " KMGT".index((match[2] or " ").upper())
         count = int(float(match[1]) * (1024 if match[3] else 1000) ** power)
     if count <= 0:
-        raise InvalidInputError(f"a memory limit must be positive, got {size!r}")
+        raise InvalidInputError(f"a memory limit must be positive and finite, got {size!r}")
     return count
 
 
@@ -134,6 +168,8 @@ def plan_passes(cost: Cost, copies: int) -> Passes:
     """Cut `copies` simultaneous evaluations so that one pass stays within the working set.
 
     All samples are kept together as long as at least a handful of copies then fit; only after that are samples cut too.
+    What one parameter vector holds cannot be cut: where it alone takes most of the working set, samples get half of it
+    all the same, for a large network taken sample by sample would never come to an end.
     """
     room = max(1, min(WORKING_SET, 2 * current_limit() // 5))  # the allocator holds on to about as much again
     if cost.samples == 0:
@@ -143,8 +179,8 @@ def plan_passes(cost: Cost, copies: int) -> Passes:
     if fit >= min(copies, 8):
         return Passes(_clip(fit, copies), cost.samples)
     together = _clip(room // max(1, cost.bytes_fixed + 64 * cost.bytes_per_sample), min(copies, 16))
-    samples = (room // together - cost.bytes_fixed) // max(1, cost.bytes_per_sample)
-    return Passes(together, _clip(samples, cost.samples))
+    share = max(room // together - cost.bytes_fixed, room // 2 if together == 1 else 0)
+    return Passes(together, _clip(share // max(1, cost.bytes_per_sample), cost.samples))
 
 
 def _clip(count: int, top: int) -> int:

@@ -33,8 +33,8 @@ class LinearOperator:
     Args:
         shape: rows and columns.
         matmat: maps ``(columns, k)`` to ``(rows, k)``.
-        rmatmat: product with the transpose, ``(rows, k)`` to ``(columns, k)``; `matmat` itself for a symmetric
-            operator.
+        rmatmat: product with the transpose, ``(rows, k)`` to ``(columns, k)``; None where there is none.
+        symmetric: whether the matrix is its own transpose; `matmat` then serves for both.
         dtype: of vectors in and out.
         device: of vectors in and out.
 
@@ -68,21 +68,35 @@ class LinearOperator:
         return f"<{kind}LinearOperator {self.shape[0]} x {self.shape[1]}, {self.products} products>"
 
     def __matmul__(self, columns: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Product with a vector ``(columns,)`` or a block ``(columns, k)``, k >= 0; real tensors of any real dtype.
+
+        Raises:
+            InvalidInputError: for anything else.
+        """
         return self._apply(self._matmat, columns, self.shape[1])
 
     def transpose_matmul(self, columns: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Product with the transpose, of a vector ``(rows,)`` or columns ``(rows, k)``."""
+        """Product with the transpose, of a vector ``(rows,)`` or columns ``(rows, k)``.
+
+        Raises:
+            InvalidInputError: for anything else, and where there is no product with the transpose.
+        """
         if self._rmatmat is None:
             raise InvalidInputError("this operator was made without a product for its transpose")
         return self._apply(self._rmatmat, columns, self.shape[0])
 
     def _apply(self, product: Columns, columns: Tensor, length: int) -> Tensor:
+        if not isinstance(columns, Tensor) or columns.is_complex():
+            found = "a complex tensor" if isinstance(columns, Tensor) else type(columns).__name__
+            raise InvalidInputError(f"an operator multiplies real tensors, got {found}; to_scipy() takes NumPy arrays")
         if columns.dim() not in (1, 2) or columns.shape[0] != length:
             raise InvalidInputError(f"expected ({length},) or ({length}, k), got {tuple(columns.shape)}")
         columns = columns.to(dtype=self.dtype, device=self.device)
         if columns.dim() == 1:
             self.products += 1
             return product(columns.unsqueeze(1)).squeeze(1)
+        if columns.shape[1] == 0:  # nothing to multiply: no product need know how to stack nothing
+            return columns.new_zeros(self.shape[0] + self.shape[1] - length, 0)
         self.products += columns.shape[1]
         return product(columns)
 

@@ -47,7 +47,7 @@ class ParameterSpace:
         shapes: name and shape of every block, in order.
 
     Raises:
-        InvalidInputError: for repeated names or no coordinate at all.
+        InvalidInputError: for repeated names, a negative length or no coordinate at all.
 
     >>> space = ParameterSpace({"weight": (2, 3), "bias": (2,)})
     >>> space.size, space.slice("bias")
@@ -68,6 +68,8 @@ class ParameterSpace:
         self._by_name = {block.name: block for block in blocks}
         if len(self._by_name) != len(blocks):
             raise InvalidInputError(f"block names must differ, got {[name for name, _ in pairs]}")
+        if any(length < 0 for block in blocks for length in block.shape):
+            raise InvalidInputError(f"shapes have no negative lengths, got {[block.shape for block in blocks]}")
         if start == 0:
             raise InvalidInputError("a parameter space needs at least one coordinate")
 
@@ -118,7 +120,7 @@ class ParameterSpace:
         """Lay named tensors, each ``(*batch, *shape)``, into one ``(*batch, P)``.
 
         Raises:
-            InvalidInputError: naming missing, unknown or misshapen blocks.
+            InvalidInputError: naming missing, unknown or misshapen blocks, and for batches that do not fit.
         """
         missing = [n for n in self.names if n not in values]
         unknown = [n for n in values if n not in self._by_name]
@@ -127,13 +129,19 @@ class ParameterSpace:
         parts = []
         for block in self.blocks:
             value = values[block.name]
+            if not isinstance(value, Tensor):
+                raise InvalidInputError(f"block {block.name!r} is a {type(value).__name__}, expected a tensor")
             lead = value.dim() - len(block.shape)
             if lead < 0 or tuple(value.shape[lead:]) != block.shape:
                 raise InvalidInputError(
                     f"block {block.name!r} has shape {tuple(value.shape)}, expected (*batch, {block.shape})"
                 )
             parts.append(value.reshape((*value.shape[:lead], block.size)))
-        batch = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        try:
+            batch = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        except RuntimeError:
+            shapes = ", ".join(str(tuple(part.shape[:-1])) for part in parts)
+            raise InvalidInputError(f"the batch shapes of the blocks do not fit together: {shapes}") from None
         return torch.cat([part.expand(*batch, part.shape[-1]) for part in parts], dim=-1)
 
     def unflatten(self, theta: Float[Tensor, "*batch P"]) -> dict[str, Tensor]:
@@ -147,9 +155,11 @@ class ParameterSpace:
         """Coordinates of all blocks whose name matches a glob such as ``"layers.0.*"``, in order.
 
         Raises:
-            InvalidInputError: if a pattern matches no block.
+            InvalidInputError: for no pattern at all, for what is no text, and if a pattern matches no block.
         """
         globs = [patterns] if isinstance(patterns, str) else list(patterns)
+        if not globs or not all(isinstance(glob, str) for glob in globs):
+            raise InvalidInputError(f"give one or more globs of block names, got {patterns!r}")
         chosen: set[str] = set()
         for glob in globs:
             hits = fnmatch.filter(self.names, glob)

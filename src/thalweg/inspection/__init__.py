@@ -1,6 +1,6 @@
 """The verdict: everything below asked of one point."""
 
-from thalweg.inspection.course import Course, inspect_course
+from thalweg.inspection.course import Course, follow_course, inspect_course
 from thalweg.inspection.inspector import inspect
 from thalweg.inspection.records import (
     Curvature,
@@ -33,6 +33,7 @@ __all__ = [
     "Slice",
     "Units",
     "Verdict",
+    "follow_course",
     "inspect",
     "inspect_course",
 ]

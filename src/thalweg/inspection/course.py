@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
-from thalweg.display import Axis, Caption, Figure, Report, Section, Table, line, to_json, to_page, write_json
+from thalweg.display import (
+    Axis,
+    Caption,
+    Figure,
+    Notice,
+    Paragraph,
+    Report,
+    Section,
+    Table,
+    line,
+    to_json,
+    to_page,
+    write_json,
+)
 from thalweg.display import write_text_atomically as write_text
-from thalweg.foundation import InvalidInputError
+from thalweg.foundation import InvalidInputError, RunControl, ThalwegError, parse_duration
 from thalweg.inspection.inspector import inspect
 from thalweg.inspection.verdict import SCHEMA_VERSION, Verdict
 from thalweg.objectives import Objective, as_theta
 
-__all__ = ["Course", "inspect_course"]
+__all__ = ["Course", "follow_course", "inspect_course"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -23,11 +36,13 @@ class Course:
 
     Attributes:
         names: of the checkpoints.
-        verdicts: one each; fewer where the inspection was interrupted.
+        verdicts: one each; fewer where the course was stopped.
+        stopped: why it ended before the last checkpoint; empty where it did not.
     """
 
     names: tuple[str, ...]
     verdicts: tuple[Verdict, ...]
+    stopped: str = ""
 
     @property
     def complete(self) -> bool:
@@ -36,23 +51,18 @@ class Course:
 
     def report(self, *, figures: bool = True) -> Report:
         """The course as a table and two pictures, then the last verdict in full."""
-        rows = [_row(name, verdict) for name, verdict in zip(self.names, self.verdicts, strict=False)]
         heads = ["checkpoint", "loss", "gradient", "largest curvature", "lowest", "verdict", "best step gains"]
-        sections = [
-            Section(
-                "Course",
-                [
-                    Table(heads, rows, "One row for each checkpoint, in the order given."),
-                    *(self._figures() if figures else []),
-                ],
-            )
-        ]
-        sections += self.verdicts[-1].report(figures=figures).sections if self.verdicts else ()
-        title = f"Course of {len(self.verdicts)} checkpoints"
-        footer = "" if self.complete else "Stopped before its end: partial."
-        return Report(
-            title, sections, summary=self.verdicts[-1].report().summary if self.verdicts else [], footer=footer
-        )
+        rows = [_row(name, verdict) for name, verdict in zip(self.names, self.verdicts, strict=False)]
+        table = Table(heads, rows, "One row for each checkpoint, in the order given.")
+        title = f"Course of {len(self.names)} checkpoints"
+        notes = [Notice("warn", f"Stopped after {len(self.verdicts)} of them: {self.stopped}")] if self.stopped else []
+        if not self.verdicts:
+            return Report(title, [Section("Course", [table])], summary=notes)
+        last, name = self.verdicts[-1].report(figures=figures), self.names[len(self.verdicts) - 1]
+        below = Paragraph(f"All that follows is about the last of them, `{name}`.")
+        sections = [Section("Course", [table, *(self._figures() if figures else []), below]), *last.sections]
+        summary = [*notes, Paragraph(f"At the last checkpoint, `{name}`:"), *last.summary]
+        return Report(title, sections, summary=summary, footer=last.footer)
 
     def _figures(self) -> list[Figure]:
         if len(self.verdicts) < 2:
@@ -88,7 +98,12 @@ class Course:
         return to_json(self._record(), schema="thalweg.course", version=SCHEMA_VERSION)
 
     def _record(self) -> dict[str, Any]:
-        return {"complete": self.complete, "names": self.names, "verdicts": [v.to_dict() for v in self.verdicts]}
+        return {
+            "complete": self.complete,
+            "stopped": self.stopped,
+            "names": self.names,
+            "verdicts": [v.to_dict() for v in self.verdicts],
+        }
 
     def save_json(self, path: str | PathLike[str]) -> None:
         """Write `to_dict` to a file, whole or not at all."""
@@ -119,7 +134,7 @@ def inspect_course(
         objective: the loss.
         checkpoints: anything `as_theta` reads, in order; all are read before the first is inspected.
         names: for the table; numbers where None.
-        settings: keywords of `inspect`; a budget is shared evenly.
+        settings: keywords of `inspect`; a budget is for all of them together and shared evenly.
 
     Returns:
         What was inspected; after Ctrl-C the checkpoints until then.
@@ -127,18 +142,58 @@ def inspect_course(
     Raises:
         InvalidInputError: for no checkpoint, or one that does not fit the objective.
     """
-    if not checkpoints:
-        raise InvalidInputError("a course needs at least one checkpoint")
     labels = tuple(names) if names is not None else tuple(str(i + 1) for i in range(len(checkpoints)))
     if len(labels) != len(checkpoints):
         raise InvalidInputError(f"{len(labels)} names for {len(checkpoints)} checkpoints")
     points = [as_theta(checkpoint, objective) for checkpoint in checkpoints]
+    return follow_course(((objective, point) for point in points), labels, **settings)
+
+
+def follow_course(
+    points: Iterable[tuple[Objective, Any]],
+    names: Sequence[str],
+    *,
+    budget: float | str | None = None,
+    **settings: Any,
+) -> Course:
+    """Inspect points of objectives that may differ, such as networks with other running statistics.
+
+    Args:
+        points: an objective and a point of it for each name, made as they are needed.
+        names: for the table.
+        budget: for all together; what one leaves over goes to the others.
+        settings: keywords of `inspect`.
+
+    Returns:
+        What was inspected; after Ctrl-C, or where a later point cannot be inspected, those before it.
+
+    Raises:
+        InvalidInputError: for no point, or a first one that cannot be inspected.
+    """
+    if not names:
+        raise InvalidInputError("a course needs at least one checkpoint")
+    control = RunControl(parse_duration(budget))
     verdicts: list[Verdict] = []
-    for point in points:
-        verdicts.append(inspect(objective, point, **settings))
-        if not verdicts[-1].complete and any("interrupted" in one.why for one in verdicts[-1].skipped):
+    stopped = ""
+    given = iter(points)
+    for number, name in enumerate(names):
+        try:
+            objective, point = next(given)
+            share = None if budget is None else max(control.remaining() / (len(names) - number), 1e-3)
+            verdicts.append(inspect(objective, theta=point, budget=share, **settings))
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+        except ThalwegError as error:
+            if not verdicts:
+                raise
+            stopped = f"{name} cannot be inspected: {error}"
+        if not stopped and any("interrupted" in one.why for one in verdicts[-1].skipped) and number + 1 < len(names):
+            stopped = "interrupted"
+        if stopped:
             break
-    return Course(labels, tuple(verdicts))
+    if not verdicts:
+        raise KeyboardInterrupt
+    return Course(tuple(names), tuple(verdicts), stopped)
 
 
 def _row(name: str, verdict: Verdict) -> tuple[Any, ...]:
@@ -147,8 +202,8 @@ def _row(name: str, verdict: Verdict) -> tuple[Any, ...]:
         name,
         verdict.value,
         verdict.gradient_norm,
-        curvature.highest if curvature is not None else "",
-        curvature.lowest.value if curvature is not None else "",
+        curvature.highest if curvature is not None else None,
+        curvature.lowest.value if curvature is not None else None,
         verdict.kind.value,
-        best.measured if best is not None else "",
+        best.measured if best is not None else None,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,7 +16,7 @@ from thalweg.inspection.records import Curvature, FlatGroup, Layer, Point
 from thalweg.objectives import Objective
 from thalweg.tangent import RayleighQuotient, extreme_eigenpairs, inertia
 
-__all__ = ["DENSE_BELOW", "PRODUCTS", "add_block_curvature", "dense_curvature", "extreme_curvature"]
+__all__ = ["DENSE_BELOW", "PRODUCTS", "add_block_curvature", "dense_curvature", "extreme_curvature", "hessian_shift"]
 
 DENSE_BELOW = 3000
 """Up to this many parameters the Hessian is formed and diagonalised."""
@@ -22,6 +24,9 @@ PRODUCTS = 160
 """Hessian products spent on both ends of a larger spectrum, unless a budget says otherwise."""
 PAIRS = 4
 """Eigenpairs sought at each end."""
+FAR = 1e-10
+"""A shift beyond this part of the largest eigenvalue is more than the rounding of a gradient explains: what lies within
+it may be small as well as zero."""
 
 
 def dense_curvature(
@@ -40,7 +45,8 @@ def dense_curvature(
         theta: ``(P,)``.
         samples: number the loss sums over, for the rounding of the Hessian.
         hessian: where it was computed before.
-        shift: how far the Hessian at the critical point meant may differ in norm.
+        shift: how far the Hessian at the critical point meant may differ in norm. Beyond `FAR` no eigenvalue counts as
+            zero for being small here: only flat directions explain zeros then.
         flat: directions found not to change the loss.
 
     Returns:
@@ -51,6 +57,8 @@ def dense_curvature(
     spanned = torch.cat([group.directions for group in flat], dim=1) if flat else None
     counts = inertia(matrix, samples=max(1, samples), shift=shift, flat=spanned)
     scale = float(values.abs().max())
+    if shift > FAR * scale:
+        counts = inertia(matrix, samples=max(1, samples), shift=shift, flat=spanned, infer_zeros=False)
     unit = torch.finfo(values.dtype).eps / 2
     lowest = RayleighQuotient(
         value=float(values[0]),
@@ -74,17 +82,27 @@ def extreme_curvature(
     objective: Objective,
     theta: Float[Tensor, " P"],
     *,
-    products: int,
     seed: int,
     control: RunControl,
     progress: Progress | None,
 ) -> Curvature | None:
-    """Both ends of the spectrum by products; None where it was stopped before the first one."""
+    """Both ends of the spectrum by products, in at most half of the time left.
+
+    Args:
+        objective: the loss.
+        theta: ``(P,)``.
+        seed: of the starting vector.
+        control: time budget and stop event.
+        progress: told the products used.
+
+    Returns:
+        None where it was stopped before the first product.
+    """
     pairs = extreme_eigenpairs(
         objective.hessian_operator(theta),
         smallest=PAIRS,
         largest=PAIRS,
-        max_products=products,
+        max_products=_affordable_products(objective, theta, control),
         dense_below=0,
         seed=seed,
         control=control,
@@ -102,6 +120,47 @@ def extreme_curvature(
         vectors=pairs.vectors,
         products=pairs.products,
     )
+
+
+def _affordable_products(objective: Objective, theta: Tensor, control: RunControl) -> int:
+    """Products that half of the time left pays for."""
+    if control.budget is None:
+        return PRODUCTS
+    started = time.monotonic()
+    objective.hessian_product(theta, theta)
+    each = max(time.monotonic() - started, 1e-6)
+    return int(max(8, min(PRODUCTS, control.remaining() / 2 / each)))
+
+
+def hessian_shift(
+    objective: Objective,
+    theta: Float[Tensor, " P"],
+    point: Point,
+    curvature: Curvature,
+    hessian: Float[Tensor, "P P"],
+) -> float:
+    """How much the Hessian may change on the way to the critical point that a Newton step points at, in norm.
+
+    Args:
+        objective: the loss.
+        theta: ``(P,)``.
+        point: the gradient there.
+        curvature: all eigenvalues.
+        hessian: at theta.
+
+    Returns:
+        Twice the change from here to the end of the step; beyond all bounds where it is not finite.
+    """
+    values, vectors = curvature.eigenvalues, curvature.vectors
+    slopes = vectors.T @ point.gradient
+    firm = values.abs() > 1e-9 * curvature.scale
+    step = vectors @ torch.where(firm, -slopes / torch.where(firm, values, torch.ones_like(values)), 0 * slopes)
+    if not bool(step.any()):
+        return 0.0
+    change = objective.hessian(theta + step) - hessian
+    if not bool(torch.isfinite(change).all()):
+        return sys.float_info.max / 4
+    return 2 * float(torch.linalg.matrix_norm(change, ord=2))
 
 
 def add_block_curvature(point: Point, objective: Objective, hessian: Float[Tensor, "P P"]) -> Point:

@@ -16,19 +16,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from thalweg.inspection.groups import values_in_groups
 from thalweg.inspection.records import FlatGroup, Point
 from thalweg.objectives import Objective
 
 __all__ = ["DISTANCES", "FlatCandidate", "verify_flat"]
 
 DISTANCES = (-0.5, -0.1, 0.1, 0.5)
-"""How far each direction is walked along, in units of the size of the parameters it moves."""
+"""How far each direction is walked along, in units of the size of the parameters it moves (of the usual size of as many
+parameters where those are zero)."""
 NOISE = 64.0
 """A change below this multiple of the value's measured rounding counts as none."""
 MIXTURES = 8
 """Random mixtures walked before a kind is accepted."""
-BYTES = 256 * 2**20
-"""Memory that the walked points may fill."""
+NAMED = 2
+"""Directions of a kind that are described one by one."""
 
 
 @dataclass(frozen=True)
@@ -65,25 +67,28 @@ def verify_flat(
         One group for each kind with at least one new direction; together their directions are orthonormal.
     """
     tolerance = NOISE * max(point.value_noise, torch.finfo(theta.dtype).eps * abs(point.value))
+    # straight ways first: what is left of them beside a curved one would be neither straight nor that curve
+    candidates = sorted(candidates, key=lambda candidate: candidate.multiplicative)
     changes = _largest_changes(objective, theta, point.value, candidates)
     groups: list[FlatGroup] = []
     spanned = theta.new_zeros(len(theta), 0)
-    straight = theta.new_zeros(len(theta), 0)
+    straight, short = spanned, False
     for kind in dict.fromkeys(candidate.kind for candidate in candidates):
         kept = [c for c, change in zip(candidates, changes, strict=True) if c.kind == kind and change <= tolerance]
         fresh = _new_directions([c.direction for c in kept], spanned) if kept else spanned[:, :0]
         if fresh.shape[1] == 0:
             continue
-        mixtures = _mixtures(kept, fresh, straight)
+        curved = kept[0].multiplicative
+        shorter = any(candidate.short for candidate in kept) or (short and not curved)
+        mixtures = _mixtures(kept, torch.cat([straight, fresh], dim=1), shorter)
         together = max(_largest_changes(objective, theta, point.value, mixtures), default=0.0)
         if together > tolerance:
             continue
         spanned = torch.cat([spanned, fresh], dim=1)
-        if not kept[0].multiplicative:
-            straight = torch.cat([straight, fresh], dim=1)
+        if not curved:
+            straight, short = spanned, shorter
         change = max(together, *_of(kept, candidates, changes))
-        straight_ways = not kept[0].multiplicative
-        groups.append(FlatGroup(kind, fresh.shape[1], _describe(kept), change, straight_ways, fresh))
+        groups.append(FlatGroup(kind, fresh.shape[1], _describe(kept), change, not curved, fresh))
     return tuple(groups)
 
 
@@ -92,19 +97,16 @@ def _of(kept: Sequence[FlatCandidate], candidates: Sequence[FlatCandidate], chan
 
 
 def _describe(kept: Sequence[FlatCandidate]) -> str:
-    described = "; ".join(dict.fromkeys(candidate.description for candidate in kept[:4]))
-    return described + (f"; and {len(kept) - 4} more" if len(kept) > 4 else "")
+    described = "; ".join(dict.fromkeys(candidate.description for candidate in kept[:NAMED]))
+    return described + (f"; and {len(kept) - NAMED} more" if len(kept) > NAMED else "")
 
 
-def _mixtures(kept: Sequence[FlatCandidate], fresh: Tensor, straight: Tensor) -> list[FlatCandidate]:
-    """Random directions in the span of these candidates and of all straight ones accepted before."""
+def _mixtures(kept: Sequence[FlatCandidate], straight: Tensor, short: bool) -> list[FlatCandidate]:
+    """Random directions in the span of these candidates and, for straight ones, of all accepted before."""
     generator = torch.Generator().manual_seed(0)
-    if kept[0].multiplicative:  # rescalings commute: mixtures of their tangents rescale together
-        span = torch.stack([candidate.direction for candidate in kept], dim=1)
-    else:
-        span = torch.cat([straight, fresh], dim=1)
+    own = torch.stack([candidate.direction for candidate in kept], dim=1)
+    span = own if kept[0].multiplicative else straight  # rescalings commute: mixtures of tangents rescale together
     weights = torch.randn(span.shape[1], MIXTURES, generator=generator, dtype=torch.float64).to(span)
-    short = any(candidate.short for candidate in kept)
     return [FlatCandidate("mixture", "", v, kept[0].multiplicative, short) for v in (span @ weights).T.unbind()]
 
 
@@ -115,21 +117,23 @@ def walk(theta: Float[Tensor, " P"], candidate: FlatCandidate, distance: float) 
     if candidate.multiplicative:
         rate = torch.where(moved & (theta != 0), v / torch.where(theta != 0, theta, torch.ones_like(theta)), 0 * v)
         return theta * torch.exp(distance * rate / rate.abs().amax().clamp_min(torch.finfo(theta.dtype).tiny))
-    size = torch.where(moved, theta, 0 * theta).norm().clamp_min(1.0)
+    size = float(torch.where(moved, theta, 0 * theta).norm())
+    if size == 0:  # the usual size of as many parameters
+        size = float(theta.norm() * (moved.sum() / theta.numel()) ** 0.5) or 1.0
     return theta + (1e-3 if candidate.short else 1.0) * distance * size * v / v.norm()
 
 
 def _largest_changes(
     objective: Objective, theta: Tensor, value: float, candidates: Sequence[FlatCandidate]
 ) -> list[float]:
-    at_once = max(1, BYTES // (len(DISTANCES) * theta.numel() * theta.element_size()))
-    changes: list[float] = []
-    for start in range(0, len(candidates), at_once):
-        some = candidates[start : start + at_once]
-        ends = torch.stack([walk(theta, c, t) for c in some for t in DISTANCES])
-        found = (objective.value(ends) - value).abs().reshape(len(some), len(DISTANCES)).amax(1)
-        changes.extend(torch.nan_to_num(found, nan=torch.inf).tolist())
-    return changes
+    each = len(DISTANCES)
+
+    def ends(some: slice) -> Tensor:
+        numbers = range(len(candidates) * each)[some]
+        return torch.stack([walk(theta, candidates[k // each], DISTANCES[k % each]) for k in numbers])
+
+    found = (values_in_groups(objective, len(candidates) * each, ends) - value).abs()
+    return torch.nan_to_num(found.reshape(-1, each).amax(1), nan=torch.inf).tolist() if candidates else []
 
 
 def _new_directions(directions: Sequence[Tensor], spanned: Tensor) -> Tensor:

@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thalweg.foundation import LinearOperator
+from thalweg.foundation import LinearOperator, current_limit
+from thalweg.inspection.groups import values_in_groups
 from thalweg.inspection.records import Forecast
 from thalweg.objectives import Objective
 from thalweg.solvers.subproblem import trust_region_step
 
-__all__ = ["AGREEMENT", "KrylovPath", "dense_candidates", "krylov_path", "line_candidates", "try_steps"]
+__all__ = ["AGREEMENT", "Candidates", "KrylovPath", "dense_candidates", "krylov_path", "line_candidates", "try_steps"]
 
 AGREEMENT = 0.2
 """A prediction is verified when it misses the measured decrease by less than this fraction of it."""
@@ -30,10 +31,15 @@ VISIBLE = 64.0
 
 @dataclass(frozen=True)
 class Candidates:
-    """Steps ``(k, P)`` and the decrease ``(k,)`` that a model predicts for each."""
+    """Steps, made when they are asked for, and the decrease that a model predicts for each.
 
-    steps: Float[Tensor, "k P"]
+    Attributes:
+        predicted: ``(k,)``.
+        steps: from a range of numbers to those steps, ``(m, P)``.
+    """
+
     predicted: Float[Tensor, " k"]
+    steps: Callable[[slice], Tensor]
 
 
 def try_steps(
@@ -42,7 +48,7 @@ def try_steps(
     value: float,
     name: str,
     candidates: Candidates,
-    remark: Callable[[int], str] = lambda _: "",
+    remark: str = "",
 ) -> Forecast | None:
     """Evaluate the loss at the end of every candidate step and report the best one whose prediction came true.
 
@@ -52,29 +58,32 @@ def try_steps(
         value: the loss there.
         name: for the report.
         candidates: steps and predictions.
-        remark: from the number of the chosen candidate.
+        remark: for the report.
 
     Returns:
         None where no step lowers the loss visibly. Where steps gain but none as predicted, the best one, not verified.
     """
-    ends = objective.value(theta + candidates.steps)
+    predicted = candidates.predicted
+    if not len(predicted):
+        return None
+    ends = values_in_groups(objective, len(predicted), lambda some: theta + candidates.steps(some))
     measured = torch.nan_to_num(value - ends, nan=-torch.inf, neginf=-torch.inf)
     gains = measured > VISIBLE * torch.finfo(theta.dtype).eps * abs(value)
     if not bool(gains.any()):
         return None
-    honest = gains & ((candidates.predicted - measured).abs() <= AGREEMENT * measured)
+    honest = gains & ((predicted - measured).abs() <= AGREEMENT * measured)
     pool = honest if bool(honest.any()) else gains
     best = int(torch.where(pool, measured, torch.full_like(measured, -torch.inf)).argmax())
-    step = candidates.steps[best]
+    step = candidates.steps(slice(best, best + 1))[0]
     length = float(step.norm())
     return Forecast(
         name=name,
-        predicted=float(candidates.predicted[best]),
+        predicted=float(predicted[best]),
         measured=float(measured[best]),
         length=length,
         relative_length=length / max(float(theta.norm()), torch.finfo(theta.dtype).tiny),
         verified=bool(honest[best]),
-        remark=remark(best),
+        remark=remark,
         step=step,
     )
 
@@ -86,7 +95,8 @@ def dense_candidates(
     radii = widest * 0.5 ** torch.arange(RADII, dtype=eigenvalues.dtype, device=eigenvalues.device)
     slopes = vectors.T @ gradient
     found = trust_region_step(eigenvalues.expand(RADII, -1), slopes.expand(RADII, -1), radii)
-    return Candidates(found.step @ vectors.T, found.predicted)
+    steps = found.step @ vectors.T
+    return Candidates(found.predicted, lambda some: steps[some])
 
 
 def line_candidates(direction: Float[Tensor, " P"], slope: float, curvature: float, longest: float) -> Candidates:
@@ -100,7 +110,7 @@ def line_candidates(direction: Float[Tensor, " P"], slope: float, curvature: flo
     """
     t = longest * 0.5 ** torch.arange(RADII, dtype=direction.dtype, device=direction.device)
     t = -t if slope > 0 else t
-    return Candidates(t[:, None] * direction, -(slope * t + curvature * t**2 / 2))
+    return Candidates(-(slope * t + curvature * t**2 / 2), lambda some: t[some, None] * direction)
 
 
 @dataclass(frozen=True)
@@ -132,10 +142,11 @@ def krylov_path(
     Args:
         operator: the model's matrix.
         gradient: ``(P,)``.
-        iterations: at most this many products.
+        iterations: at most this many products; fewer where not all iterates fit into a quarter of `current_limit`.
         longest: length of the step along negative curvature, where it is met.
         stop: asked before each product.
     """
+    iterations = min(iterations, max(1, current_limit() // 4 // (gradient.numel() * gradient.element_size())))
     step, image = torch.zeros_like(gradient), torch.zeros_like(gradient)
     residual, direction = gradient.clone(), -gradient
     square = float(residual @ residual)
@@ -172,14 +183,18 @@ def krylov_path(
 def _with_shorter(
     steps: list[Tensor], predicted: list[Tensor], gradient: Tensor, last: Tensor, image: Tensor
 ) -> Candidates:
+    """The iterates, then halves, quarters, ... of the last."""
     if not steps:
-        return Candidates(gradient.new_zeros(0, len(gradient)), gradient.new_zeros(0))
-    shorter = 0.5 ** torch.arange(1, 13, dtype=gradient.dtype, device=gradient.device)
-    slope, bend = gradient @ last, last @ image
-    more = -(slope * shorter + bend * shorter**2 / 2)
-    return Candidates(
-        torch.cat([torch.stack(steps), shorter[:, None] * last]), torch.cat([torch.stack(predicted), more])
-    )
+        return Candidates(gradient.new_zeros(0), lambda _: gradient.new_zeros(0, len(gradient)))
+    factors = [1.0] * len(steps) + [0.5**k for k in range(1, 13)]
+    rows = steps + [last] * 12
+    shorter = torch.tensor(factors[len(steps) :], dtype=gradient.dtype, device=gradient.device)
+    more = -((gradient @ last) * shorter + (last @ image) * shorter**2 / 2)
+
+    def some_of(some: slice) -> Tensor:
+        return torch.stack([factor * row for factor, row in zip(factors[some], rows[some], strict=True)])
+
+    return Candidates(torch.cat([torch.stack(predicted), more]), some_of)
 
 
 def _gradient_spectrum(alphas: list[float], betas: list[float], gradient: Tensor) -> tuple[Tensor, Tensor]:

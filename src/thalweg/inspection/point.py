@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from thalweg.foundation import InvalidInputError
 from thalweg.inspection.records import Layer, Point
 from thalweg.objectives import EmpiricalRisk, Objective, SumObjective, find_risk
 from thalweg.solvers.local import measure_rounding
@@ -18,10 +20,22 @@ def measure_point(objective: Objective, theta: Float[Tensor, " P"]) -> Point:
     Args:
         objective: the loss.
         theta: ``(P,)``.
+
+    Raises:
+        InvalidInputError: if either is NaN or infinite: nothing can be said of such a point.
     """
     found = objective.evaluate(theta, 1)
     assert found.gradient is not None
     gradient = found.gradient
+    if not bool(torch.isfinite(found.value)):
+        raise InvalidInputError(f"the loss is {float(found.value)} at this point; take parameters from before it broke")
+    if not bool(torch.isfinite(gradient).all()):
+        count = int((~torch.isfinite(gradient)).sum())
+        raise InvalidInputError(
+            f"the loss is {float(found.value):.4g} at this point, but {count} of {len(theta)} entries of its gradient "
+            "are NaN or infinite: some operation has no derivative here, such as the root of zero; keep away from it, "
+            "for instance with sqrt(x + 1e-12)"
+        )
     rounding = measure_rounding(objective, theta[None], found.value[None], gradient[None])
     return Point(
         value=float(found.value),

@@ -105,7 +105,7 @@ def _steps(verdict: Verdict) -> Iterator[Item]:
             step.predicted,
             step.measured,
             step.length,
-            f"{100 * step.relative_length:.2g} %",
+            f"{format_number(100 * step.relative_length, 2)} %",
             "yes" if step.verified else "no",
             step.remark,
         )
@@ -115,7 +115,7 @@ def _steps(verdict: Verdict) -> Iterator[Item]:
     if not any(step.remark for step in verdict.steps):
         heads, rows = heads[:-1], [row[:-1] for row in rows]
     yield Table(
-        heads, rows, "Each step was tried: a promise came true when it misses the measured gain by less than 20 %."
+        heads, rows, "Each step was tried: a prediction came true when it misses the measured gain by less than 20 %."
     )
 
 
@@ -123,39 +123,35 @@ def _curvature(verdict: Verdict) -> Iterator[Item]:
     curvature = verdict.curvature
     if curvature is None:
         return
-    rows: list[tuple[str, object, str]] = [
-        (
-            "largest eigenvalue",
-            curvature.highest,
-            f"gradient descent is stable below step size {format_number(2 / curvature.highest)}"
-            if curvature.highest > 0
-            else "",
-        ),
-        ("lowest Rayleigh quotient", curvature.lowest.value, curvature.lowest.describe()),
-    ]
+    limit = ""
+    if curvature.highest > 0:
+        limit = f"gradient descent is unstable above step size {format_number(2 / curvature.highest)}"
+    rows: list[tuple[str, object, str]] = [("largest eigenvalue", curvature.highest, limit)]
+    if curvature.dense:
+        rows.append(("smallest eigenvalue", curvature.lowest.value, ""))
+    else:
+        near = f"there is one within {format_number(curvature.lowest.residual, 2)} of it; lower ones may exist"
+        rows.append(("smallest eigenvalue, at most", curvature.lowest.value, near))
     if curvature.inertia is not None:
         rows.append(("eigenvalues by sign", curvature.inertia.describe(), "; ".join(curvature.inertia.reasons)))
     if curvature.pairs is not None:
         worst = float(curvature.pairs.residuals.max()) / curvature.scale
         rows.append(
             (
-                "residuals",
+                "residuals of the eigenvalues found",
                 f"at most {worst:.1e} of the largest",
                 f"{curvature.products} products; {curvature.pairs.stopped}",
             )
         )
     if verdict.pace is not None:
-        about = "from the whole spectrum" if verdict.pace.exact else "from a Krylov space of the gradient"
-        rows.append(("gradient descent, steps to half the promise", verdict.pace.steps_to_half, about))
+        about = "from all eigenvalues" if verdict.pace.exact else "or more: softer directions were not looked at"
+        steps = format_number(verdict.pace.steps_to_half, 2)
+        rows.append(("gradient descent, steps to half of what the quadratic model promises", steps, about))
     if verdict.noise is not None:
         noise = verdict.noise
-        rows.append(
-            (
-                "critical batch size",
-                noise.critical_batch,
-                f"standard error {format_number(noise.error, 2)}, {noise.samples} samples",
-            )
-        )
+        error = f"standard error {format_number(noise.error, 2)}, from {noise.samples} samples"
+        about = error if noise.error > 0 else f"from all {noise.samples} samples"
+        rows.append(("batch size where noise equals signal", format_number(noise.critical_batch, 2), about))
     yield Facts(rows)
     yield _spectrum_figure(verdict, curvature)
 
@@ -181,7 +177,8 @@ def _spectrum_figure(verdict: Verdict, curvature: Curvature) -> Figure:
         "Bars: residuals. The lower end is an upper bound: smaller eigenvalues may exist.",
     )
     series = [points("Ritz value", range(1, len(values) + 1), values, error=curvature.pairs.residuals)]
-    return Figure("Both ends of the spectrum", caption, Axis("number"), Axis("eigenvalue"), series, [Mark(0.0, "zero")])
+    across, zero = Axis("number among those found"), Mark(0.0, "zero")
+    return Figure("Both ends of the spectrum", caption, across, Axis("eigenvalue"), series, [zero])
 
 
 def _layers(verdict: Verdict) -> Iterator[Item]:

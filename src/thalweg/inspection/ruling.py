@@ -12,7 +12,7 @@ from thalweg.objectives import Objective
 from thalweg.solvers import Status
 from thalweg.solvers.classify import KICKS, Candidates, rule_minimum
 
-__all__ = ["TOLERANCE", "Judgement", "judge_point", "relative_gradient"]
+__all__ = ["TOLERANCE", "Judgement", "judge_point", "parameter_size", "relative_gradient"]
 
 TOLERANCE = 1e-8
 """A point is stationary when ``||g|| <= TOLERANCE * ||H|| * size``, with the size of the parameters: their norm, or the
@@ -23,13 +23,19 @@ loss or the parameters are measured in other units."""
 Judgement = tuple[Kind, tuple[str, ...]]
 
 
+def parameter_size(point: Point, curvature: Curvature) -> float:
+    """The size of the parameters as `TOLERANCE` means it; zero where both parameters and loss are."""
+    bent = (2 * abs(point.value) / curvature.scale) ** 0.5 if curvature.scale > 0 else 0.0
+    return max(point.theta_norm, bent)
+
+
 def relative_gradient(point: Point, curvature: Curvature | None) -> float:
     """``||g|| / (||H|| size)``, infinite where the curvature is not known or vanishes while the gradient does not."""
     if point.gradient_length == 0:
         return 0.0
     if curvature is None or curvature.scale == 0:
         return float("inf")
-    size = max(point.theta_norm, (2 * abs(point.value) / curvature.scale) ** 0.5)
+    size = parameter_size(point, curvature)
     return point.gradient_length / (curvature.scale * size) if size > 0 else float("inf")
 
 
@@ -40,6 +46,8 @@ def judge_point(
     curvature: Curvature | None,
     flat: tuple[FlatGroup, ...],
     tolerance: float,
+    *,
+    thorough: bool = True,
 ) -> Judgement:
     """Name the kind of point and say why.
 
@@ -50,6 +58,7 @@ def judge_point(
         curvature: the spectrum; None where it was not reached.
         flat: directions found not to change the loss.
         tolerance: of `relative_gradient`.
+        thorough: whether there is time to walk along soft directions, without which no minimum is told from a channel.
     """
     relative = relative_gradient(point, curvature)
     at_floor = point.gradient_norm <= point.gradient_floor
@@ -59,9 +68,11 @@ def judge_point(
                 f"the gradient is {point.gradient_norm:.3g}, but the curvature it must be compared with "
                 "was not measured",
             )
-        why = f"relative gradient {relative:.2g}, above {tolerance:g}: ||g|| = {point.gradient_length:.3g} against the "
+        size = parameter_size(point, curvature)
+        limit = tolerance * curvature.scale * size
+        why = f"the gradient has length {point.gradient_length:.3g}; it counts as zero below {limit:.2g}, which is "
         return Kind.NOT_STATIONARY, (
-            why + f"largest curvature {curvature.scale:.3g} times ||theta|| = {point.theta_norm:.3g}",
+            why + f"{tolerance:g} of the largest curvature {curvature.scale:.3g} times the parameters' size {size:.3g}",
         )
     if point.kinks.operations and point.kinks.order == 1 and point.kinks.margin <= 1e-12 * max(1.0, point.theta_norm):
         return Kind.UNDECIDED, (
@@ -78,6 +89,11 @@ def judge_point(
         return Kind.UNDECIDED, (
             "no negative curvature was found, but an iterative method can never prove that there is none: "
             f"{curvature.lowest.describe()}",
+        )
+    if not thorough:
+        return Kind.UNDECIDED, (
+            "no negative curvature was found, but there was no time to see whether the loss falls for ever along "
+            "directions without curvature",
         )
     return _judge_without_descent(objective, theta, point, curvature, flat)
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from thalweg.inspection.groups import values_in_groups
 from thalweg.inspection.records import Curvature, Forecast, Point, Slice
 from thalweg.objectives import Objective
 
@@ -36,9 +37,9 @@ def cut_slices(
         )
         low = curvature.lowest
         if low.negative:
-            meaning = "The loss curves downwards here: both ways lead lower, which no minimum allows."
+            meaning = "At the point the loss curves downwards along this line, which it does at no minimum."
         else:
-            meaning = "The softest direction found: where the loss hardly changes, the data hardly decide."
+            meaning = "The softest direction found: along no other do the data decide less."
         lines.append(("smallest curvature", meaning, curvature.lowest_vector, low.value))
     if best is not None:
         unit = best.step / best.length
@@ -63,17 +64,32 @@ def _cut(
         assert best is not None
         t = best.length * torch.linspace(-0.5, 2.0, points, dtype=theta.dtype, device=theta.device)
     else:
-        t = _reach(point, bend) * torch.linspace(-1, 1, points, dtype=theta.dtype, device=theta.device)
+        reach = _reach(point, bend)
+        if bend < 0:
+            reach = _where_it_falls(objective, theta, point, direction, reach)
+        t = reach * torch.linspace(-1, 1, points, dtype=theta.dtype, device=theta.device)
     slope = float(point.gradient @ direction)
-    values = objective.value(theta + t[:, None] * direction)
+    values = _along(objective, theta, direction, t)
     model = point.value + slope * t + bend * t**2 / 2
     shown = t / best.length if suggested and best is not None else t
     return Slice(name, meaning, shown, values, model)
 
 
+def _along(objective: Objective, theta: Tensor, direction: Tensor, t: Tensor) -> Tensor:
+    return values_in_groups(objective, len(t), lambda some: theta + t[some, None] * direction)
+
+
 def _reach(point: Point, bend: float) -> float:
     """Distance at which the quadratic model changes the value by about its own size, at most the size of theta."""
-    size = max(point.theta_norm, 1e-3)
-    if bend == 0:
-        return size
-    return float(min(size, (2 * max(abs(point.value), 1e-12) / abs(bend)) ** 0.5))
+    sizes = [point.theta_norm] if point.theta_norm > 0 else []
+    if bend != 0 and point.value != 0:
+        sizes.append((2 * abs(point.value / bend)) ** 0.5)
+    return min(sizes, default=1.0)
+
+
+def _where_it_falls(objective: Objective, theta: Tensor, point: Point, direction: Tensor, reach: float) -> float:
+    """The largest of a few distances where the loss is lower on one side: beyond it the picture hides what it shows."""
+    shorter = reach * 0.25 ** torch.arange(8, dtype=theta.dtype, device=theta.device)
+    ends = _along(objective, theta, direction, torch.cat([shorter, -shorter])).reshape(2, -1)
+    lower = torch.nan_to_num(ends, nan=torch.inf).amin(0) < point.value - 4 * point.value_noise
+    return float(shorter[lower].max()) if bool(lower.any()) else reach

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,7 +20,8 @@ SAMPLES = 2048
 FLAT_SLOPE = 1e-2
 """A unit is in the flat part of its activation where the slope is below this fraction of the largest."""
 STEP = 1e-4
-"""Of the central difference that measures a slope; an activation need not be differentiable by autograd."""
+"""Of the central difference that measures a slope, in units of the argument or of the mean argument of the unit, the
+larger in size; an activation need not be differentiable by autograd."""
 SHARE = 0.99
 """A unit is saturated when that holds for this share of the samples."""
 
@@ -59,7 +61,8 @@ def _by_unit(z: Tensor, channels: bool) -> Tensor:
 def _count(z: Tensor, activation: ActivationFacts) -> tuple[int, int]:
     """Units with one output for all samples, and units in the flat part of a saturating activation."""
     out = activation(z).to(z)  # a comparison gives truth values
-    slope = (activation(z + STEP).to(z) - activation(z - STEP).to(z)) / (2 * STEP)
+    step = STEP * torch.maximum(z.abs(), z.abs().mean(0)).clamp_min(torch.finfo(z.dtype).tiny)
+    slope = (activation(z + step).to(z) - activation(z - step).to(z)) / (2 * step)
     spread = out.amax(0) - out.amin(0)
     dead = spread <= 1e-12 * out.abs().amax().clamp_min(1e-300)
     if not activation.saturates:

@@ -45,8 +45,7 @@ class Kind(Enum):
     DEGENERATE_MINIMUM = (
         "degenerate minimum",
         "The gradient vanishes, the loss curves downwards nowhere, and every flat direction is one along which the "
-        "loss "
-        "was found not to change at all.",
+        "loss was found not to change at all.",
     )
     CHANNEL = (
         "channel",
@@ -158,6 +157,13 @@ class Verdict:
     def suggested_theta(self) -> Float[Tensor, " P"] | None:
         """The point that `best_step` leads to: the loss there is lower by ``best_step.measured``."""
         return None if self.best_step is None else self.theta + self.best_step.step
+
+    @property
+    def suggested_method(self) -> str:
+        """The method with which `thalweg.minimize` had best go on from `suggested_theta`."""
+        from thalweg.inspection.findings import suggested_method  # which names the kinds of verdict
+
+        return suggested_method(self.point)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the vectors as long as theta, ready for `json.dumps`."""

@@ -7,9 +7,10 @@ from thalweg.objectives.losses import LossFacts, facts_of, register_loss
 from thalweg.objectives.objective import Evaluation, Objective
 from thalweg.objectives.outputs import OutputObjective
 from thalweg.objectives.paths import DerivativePath
+from thalweg.objectives.penalties import L2, Penalty
 from thalweg.objectives.restriction import RestrictedObjective, restrict
 from thalweg.objectives.risk import EmpiricalRisk
-from thalweg.objectives.sums import L2, Penalty, SumObjective
+from thalweg.objectives.sums import SumObjective
 from thalweg.objectives.taylor import taylor
 
 __all__ = [

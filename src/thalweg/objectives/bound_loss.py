@@ -109,6 +109,15 @@ class BoundLoss:
             return (weights * found.reshape(n, -1).sum(1)).sum()
         return found * (n / self.n_samples) if self.reduction == "mean" else found
 
+    @property
+    def elementwise(self) -> nn.Module | None:
+        """The loss with one number per element, where torch has it."""
+        return self._elementwise
+
+    def factors(self, weights: Float[Tensor, " N"]) -> Float[Tensor, " N"] | None:
+        """What multiplies each sample's summed elements; None where the loss sums for itself."""
+        return weights / self.denominator if self._elementwise is not None else None
+
     def sample_infima(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> Float[Tensor, " N"] | None:
         """What no outputs whatever could make each sample contribute less than; None where no infimum is declared."""
         if self.facts.infimum is None or self._elementwise is None:

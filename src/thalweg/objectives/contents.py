@@ -59,7 +59,10 @@ def content_of(thing: Any, seen: AbstractSet[int] = frozenset()) -> Iterator[obj
     elif isinstance(thing, Tensor):
         yield thing
     elif isinstance(thing, np.ndarray | np.generic):
-        yield torch.as_tensor(thing) if thing.dtype.kind in "biuf" else repr(thing)
+        array = np.asarray(thing)
+        yield f"array {array.dtype} {array.shape}"
+        plain = array.dtype.kind in "biufcSU" and array.dtype.char not in "gG"  # others pad their bytes, with anything
+        yield array.tobytes() if plain else repr(array.tolist())
     elif id(thing) in seen:
         yield "again"
     else:

@@ -28,7 +28,8 @@ def as_theta(source: Any, objective: Objective) -> Float[Tensor, "*batch P"]:
         objective: whose space, dtype and device are meant.
 
     Raises:
-        InvalidInputError: for a missing or misshapen parameter, a wrong size, or NaN.
+        InvalidInputError: for a missing or misshapen parameter, a wrong size, NaN, or a model whose buffers or frozen
+            parameters differ from those of the objective.
 
     >>> from thalweg.foundation import ParameterSpace
     >>> from thalweg.objectives import L2
@@ -79,10 +80,32 @@ def _from_names(values: Mapping[str, Any], objective: Objective) -> Tensor:
         raise InvalidInputError(
             f"no parameter {', '.join(map(repr, missing[:6]))} among {shown}: other weights than this model's?"
         )
+    _check_fixed(values, objective)
     tensors = {name: torch.as_tensor(values[name]).detach() for name in objective.space.names}
     return objective.space.flatten(
         {n: t.to(dtype=objective.dtype, device=objective.device) for n, t in tensors.items()}
     )
+
+
+def _check_fixed(values: Mapping[str, Any], objective: Objective) -> None:
+    """Refuse weights whose buffers or frozen parameters are not those of the objective: theta does not carry them."""
+    risk = find_risk(objective)
+    if risk is None:
+        return
+    own = {name: held for name, held in risk.model.state_dict().items() if name not in risk.space.names}
+    other = [
+        name
+        for name, held in own.items()
+        if isinstance(values.get(name), Tensor)
+        and held.is_floating_point()
+        and not torch.equal(values[name].detach().to(held), held)
+    ]
+    if other:
+        raise InvalidInputError(
+            f"{', '.join(map(repr, other[:4]))} {'differs' if len(other) == 1 else 'differ'} from what the objective "
+            "was made with, and theta does not carry it (buffers such as running statistics, frozen parameters): make an "
+            "EmpiricalRisk of this model instead"
+        )
 
 
 def find_risk(objective: Objective) -> EmpiricalRisk | None:
@@ -95,6 +118,14 @@ def find_risk(objective: Objective) -> EmpiricalRisk | None:
         found = [risk for risk in map(find_risk, objective.terms) if risk is not None]
         return found[0] if len(found) == 1 else None
     return None
+
+
+def _inside(objective: Objective) -> Objective:
+    """The objective one step nearer to the one risk inside, with the same parameters but for a restriction."""
+    if isinstance(objective, RestrictedObjective):
+        return objective.base
+    assert isinstance(objective, SumObjective)
+    return next(term for term in objective.terms if find_risk(term) is not None)
 
 
 def load_into_model(objective: Objective, theta: Any, model: nn.Module) -> float:
@@ -115,17 +146,21 @@ def load_into_model(objective: Objective, theta: Any, model: nn.Module) -> float
     risk = find_risk(objective)
     if risk is None:
         raise NotApplicableError(f"{objective!r} is not built on one EmpiricalRisk, so there is no model to load into")
-    point = objective._single(as_theta(theta, objective))
-    base, inside = point, objective
-    while isinstance(inside, RestrictedObjective):
-        base, inside = inside.project(base), inside.base
-    risk.load_into_model(base, model)
-    held = as_theta(model, inside)
-    walked = held if inside is objective else _embed(objective, held)
-    return float(objective.gradient(walked).abs().max())
+    risk.load_into_model(_project(objective, objective._single(as_theta(theta, objective))), model)
+    return float(objective.gradient(_embed(objective, as_theta(model, risk))).abs().max())
 
 
-def _embed(objective: Objective, base: Tensor) -> Tensor:
-    if isinstance(objective, RestrictedObjective):
-        return objective.embed(_embed(objective.base, base))
-    return base
+def _project(objective: Objective, point: Tensor) -> Tensor:
+    """The risk's parameter vector that a parameter vector of the objective stands for."""
+    if isinstance(objective, EmpiricalRisk):
+        return point
+    there = objective.project(point) if isinstance(objective, RestrictedObjective) else point
+    return _project(_inside(objective), there)
+
+
+def _embed(objective: Objective, held: Tensor) -> Tensor:
+    """The objective's parameter vector nearest to one of the risk inside."""
+    if isinstance(objective, EmpiricalRisk):
+        return held
+    there = _embed(_inside(objective), held)
+    return objective.embed(there) if isinstance(objective, RestrictedObjective) else there

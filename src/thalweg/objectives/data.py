@@ -35,7 +35,8 @@ def read_data(data: Any, targets: Any = None) -> tuple[Any, Any]:
             pairs, and for a loss that takes the whole batch.
 
     Raises:
-        InvalidInputError: for two passes that disagree, an empty set, unequal lengths, NaN or infinite numbers.
+        InvalidInputError: for two passes that disagree, an empty set, unequal lengths, sparse tensors, NaN or infinite
+            numbers.
     """
     if isinstance(data, Dataset | DataLoader):
         inputs, found = _in_pairs(_read_twice(data), targets)
@@ -51,6 +52,8 @@ def read_data(data: Any, targets: Any = None) -> tuple[Any, Any]:
             raise InvalidInputError(f"the data hold nothing but the targets {targets!r}: there are no inputs")
     elif targets is not None:
         found = _tensors(targets, "targets")
+    _check_layout(inputs, "data")
+    _check_layout(found, "targets")
     n = count_samples(inputs, "data")
     if found is not None and count_samples(found, "targets") != n:
         raise InvalidInputError(
@@ -186,6 +189,13 @@ def _fixed_order(loader: DataLoader[Any]) -> Sampler[int] | list[int] | None:
     return None
 
 
+def _check_layout(tree: Any, what: str) -> None:
+    for leaf in pytree.tree_leaves(tree):
+        if isinstance(leaf, Tensor) and (leaf.layout != torch.strided or leaf.is_nested):
+            kind = "nested" if leaf.is_nested else str(leaf.layout).removeprefix("torch.")
+            raise InvalidInputError(f"the {what} hold a {kind} tensor; pass a dense one (.to_dense(), or padded)")
+
+
 def _check_finite(tree: Any, what: str) -> None:
     for leaf in pytree.tree_leaves(tree):
         if leaf.is_complex():
@@ -194,6 +204,6 @@ def _check_finite(tree: Any, what: str) -> None:
             bad = ~torch.isfinite(leaf)
             row = int(bad.reshape(len(leaf), -1).any(1).nonzero()[0])
             raise InvalidInputError(
-                f"the {what} hold {int(bad.sum())} NaN or infinite entries, the first in sample {row}; remove or "
-                f"impute them"
+                f"the {what} hold {int(bad.sum())} NaN or infinite entries, the first in sample {row}; "
+                "remove or impute them"
             )

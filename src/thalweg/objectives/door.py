@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
@@ -14,12 +15,22 @@ from torch.utils import _pytree as pytree
 from thalweg.foundation import (
     InvalidInputError,
     StochasticModelError,
+    ThalwegError,
     UnsupportedModelError,
+    first_line,
     preserved_random_state,
 )
 from thalweg.objectives.data import take
 
-__all__ = ["check_forward", "check_free", "check_module"]
+__all__ = [
+    "attempt",
+    "check_forward",
+    "check_free",
+    "check_module",
+    "checked_batch_size",
+    "checked_dtype",
+    "checked_weights",
+]
 
 FEW = 16
 """Samples that the forward pass is tried on."""
@@ -53,6 +64,13 @@ def check_module(model: object) -> None:
         raise UnsupportedModelError("a quantised module has no derivatives; pass the floating-point model")
     if any(t.is_complex() for t in tensors):
         raise UnsupportedModelError("complex parameters are not supported; write them as real and imaginary parts")
+    devices = sorted({str(t.device) for t in tensors})
+    if len(devices) > 1:
+        raise UnsupportedModelError(
+            f"the model lies on several devices ({', '.join(devices)}); move it to one with model.to(device)"
+        )
+    if devices == ["meta"]:
+        raise UnsupportedModelError("the model is on the meta device and holds no numbers; load its weights first")
     if not list(model.parameters()):
         raise UnsupportedModelError("the model has no parameters: there is nothing to minimise over")
     for name, parameter in model.named_parameters():
@@ -68,13 +86,36 @@ def check_free(model: nn.Module, names: list[str]) -> None:
     """
     if not names:
         raise UnsupportedModelError(
-            "the model has no trainable parameter (none with requires_grad=True); unfreeze some, or name them with "
-            "parameters="
+            "the model has no trainable parameter (none with requires_grad=True); "
+            "unfreeze some, or name them with parameters="
         )
     own = dict(model.named_parameters())
     whole = [name for name in names if not own[name].is_floating_point()]
     if whole:
         raise UnsupportedModelError(f"the parameters {', '.join(whole)} are no floating numbers and cannot be moved")
+
+
+def attempt(model: nn.Module, forward: Callable[[Any], Any], inputs: Any) -> Any:
+    """Call the forward pass; where it fails, say on what, and what usually helps.
+
+    Raises:
+        InvalidInputError: with what the forward pass raised.
+    """
+    try:
+        return forward(inputs)
+    except ThalwegError:
+        raise
+    except Exception as error:  # whatever a foreign module may raise
+        leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+        given = ", ".join(f"{tuple(leaf.shape)} {leaf.dtype}" for leaf in leaves)
+        advice = "check that the data fit the model, or pass forward= to call it otherwise"
+        if any(not leaf.is_floating_point() for leaf in leaves):
+            advice += "; whole numbers keep their type: pass .float() where measurements are meant"
+        if _culprits(model):
+            advice = f"call model.eval() first{_blame(model)}"
+        raise InvalidInputError(
+            f"the forward pass fails on samples of {given}: {type(error).__name__}: {first_line(error)}; {advice}"
+        ) from error
 
 
 def _is_quantised(part: nn.Module) -> bool:
@@ -145,8 +186,8 @@ def _check_rows(outputs: Any, samples: int) -> None:
     for leaf in leaves:
         if not leaf.is_floating_point():
             raise InvalidInputError(
-                f"the model returned a tensor of {leaf.dtype}, which has no derivative; pass forward= to select real "
-                "floating outputs"
+                f"the model returned a tensor of {leaf.dtype}, which has no derivative; "
+                "pass forward= to select real floating outputs"
             )
         if leaf.dim() == 0 or len(leaf) != samples:
             raise InvalidInputError(
@@ -199,3 +240,47 @@ def _remedy(model: nn.Module, otherwise: str = "") -> str:
         return "; call model.eval() first"
     first = "call model.eval() first, or " if model.training else ""
     return f"; {first}{otherwise}rewrite it as a function of its parameters and of each sample alone"
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+def checked_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The type to compute in.
+
+    Raises:
+        InvalidInputError: for any but double and single precision.
+    """
+    if dtype not in (torch.float64, torch.float32):
+        raise InvalidInputError(f"dtype must be torch.float64 or torch.float32, got {dtype}")
+    return dtype
+
+
+def checked_batch_size(size: int | None) -> int | None:
+    """The most samples in one pass, or None.
+
+    Raises:
+        InvalidInputError: for anything but a positive whole number.
+    """
+    if size is not None and (isinstance(size, bool) or not isinstance(size, SupportsIndex) or size < 1):
+        raise InvalidInputError(f"batch_size must be a positive whole number of samples, got {size!r}")
+    return size
+
+
+def checked_weights(weights: Tensor | None, samples: int, like: Tensor) -> Float[Tensor, " N"]:
+    """What multiplies each sample's contribution, all ones for None; a copy in the type of another tensor.
+
+    Raises:
+        InvalidInputError: for another length, and for weights that are negative, not finite or all zero.
+    """
+    if weights is None:
+        return torch.ones(samples, dtype=like.dtype, device=like.device)
+    try:
+        weights = torch.as_tensor(weights).detach().to(like).clone()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InvalidInputError(f"sample_weight must hold one number per sample ({error})") from None
+    if weights.shape != (samples,):
+        raise InvalidInputError(f"sample_weight has shape {tuple(weights.shape)}, expected ({samples},)")
+    if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()) or not bool((weights > 0).any()):
+        raise InvalidInputError("sample_weight must be finite, not negative and not all zero")
+    return weights

@@ -19,6 +19,8 @@ import torch.nn.functional as F  # noqa: N812  (torch's own custom)
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from thalweg.objectives.pooled import Groups, Pooled, PooledInfimum, pooled_entropies, pooled_poisson, pooled_squares
+
 __all__ = ["LossFacts", "facts_of", "module_for", "register_loss", "settled", "sum_denominator", "unreduced"]
 
 PerSample = Callable[[Any, Tensor, Tensor], Tensor]
@@ -39,6 +41,7 @@ class LossFacts:
         attained: whether finite outputs attain the infimum for every admissible target; None where the targets decide
             or it is not known. The objective of given data has it `settled`: False for cross-entropy with hard labels.
         attains: ``(loss, outputs, targets) -> (n,)`` booleans: for which samples finite outputs attain the infimum.
+        pooled: infimum of what samples with one common output contribute together, see `thalweg.objectives.pooled`.
         squared_factor: c where the loss is ``c * (output - target)**2`` summed over outputs; None for other losses.
         shift_invariant: unchanged when one number is added to all outputs of a sample, as under a softmax.
         targets: what the targets are, for the checks at the door.
@@ -50,6 +53,7 @@ class LossFacts:
     infimum: PerSample | None = None
     attained: bool | None = None
     attains: PerSample | None = None
+    pooled: PooledInfimum | None = None
     squared_factor: float | None = None
     shift_invariant: bool = False
     targets: Targets = "any"
@@ -219,6 +223,18 @@ def _soft_margin_attains(loss: Any, outputs: Tensor, targets: Tensor) -> Tensor:
     return _by_sample(targets == 0).all(1)
 
 
+def _pooled_signs(loss: Any, outputs: Tensor, targets: Tensor, groups: Groups) -> Pooled:
+    """The entropy of the signs; a label of zero costs log 2 whatever the output, other labels scale the output."""
+    y = targets.to(outputs)
+    if not bool(((y == 1) | (y == -1) | (y == 0)).all()):
+        value = groups.sums(groups.factors.to(outputs) * _soft_margin_infimum(loss, outputs, targets))
+        return Pooled(value, 2 * (groups.largest + 8) * 2.0**-53 * value)
+    signs = pooled_entropies(lambda *_: torch.stack([(y == 1).to(outputs), (y == -1).to(outputs)], dim=-1))
+    found = signs(loss, outputs, targets, groups)
+    blind = groups.sums(groups.factors.to(outputs) * _soft_margin_infimum(loss, outputs, targets))
+    return Pooled(found.value + blind, found.error + 2 * (groups.largest + 8) * 2.0**-53 * blind)
+
+
 def _poisson_infimum(loss: Any, outputs: Tensor, targets: Tensor) -> Float[Tensor, " n"]:
     """``exp(f) - y f`` is least at ``f = log y``; ``full`` adds Stirling's term for ``y > 1``, whatever f."""
     y = targets.to(outputs)
@@ -236,7 +252,7 @@ def _poisson_attains(loss: Any, outputs: Tensor, targets: Tensor) -> Tensor:
 # -- torch's losses ----------------------------------------------------------------------------------------------------
 
 _SMOOTH = math.inf
-_SQUARED = LossFacts("MSELoss", True, _SMOOTH, _zero, True, squared_factor=1.0, targets="real")
+_SQUARED = LossFacts("MSELoss", True, _SMOOTH, _zero, True, pooled=pooled_squares, squared_factor=1.0, targets="real")
 
 
 def _not_negative(weight: Tensor | None) -> bool:
@@ -251,6 +267,7 @@ def _cross_entropy(loss: Any) -> LossFacts:
         smoothness=_SMOOTH,
         infimum=_cross_entropy_infimum if sound else None,
         attains=_cross_entropy_attains if sound else None,
+        pooled=pooled_entropies(_class_weights) if sound else None,
         shift_invariant=True,
         targets="classes",
     )
@@ -264,6 +281,7 @@ def _binary(loss: Any) -> LossFacts:
         smoothness=_SMOOTH,
         infimum=_binary_infimum if sound else None,
         attains=_binary_attains if sound else None,
+        pooled=pooled_entropies(_binary_weights) if sound else None,
         targets="unit interval",
     )
 
@@ -276,6 +294,7 @@ def _multi_label(loss: Any) -> LossFacts:
         smoothness=_SMOOTH,
         infimum=_mean_binary_infimum if sound else None,
         attains=_binary_attains if sound else None,
+        pooled=pooled_entropies(_binary_weights, per_output=True) if sound else None,
         targets="unit interval",
     )
 
@@ -297,6 +316,7 @@ def _poisson(loss: Any) -> LossFacts:
         smoothness=_SMOOTH,
         infimum=_poisson_infimum,
         attains=_poisson_attains,
+        pooled=pooled_poisson,
         targets="real",
     )
 
@@ -325,7 +345,13 @@ _FACTS: dict[type, Callable[[Any], LossFacts]] = {
     nn.CrossEntropyLoss: _cross_entropy,
     nn.BCEWithLogitsLoss: _binary,
     nn.SoftMarginLoss: lambda _: LossFacts(
-        "SoftMarginLoss", True, _SMOOTH, _soft_margin_infimum, attains=_soft_margin_attains, targets="real"
+        "SoftMarginLoss",
+        True,
+        _SMOOTH,
+        _soft_margin_infimum,
+        attains=_soft_margin_attains,
+        pooled=_pooled_signs,
+        targets="real",
     ),
     nn.MultiLabelSoftMarginLoss: _multi_label,
     # Linear in its inputs, which are meant to be log-probabilities: over free outputs there is no infimum.

@@ -18,6 +18,7 @@ from thalweg.foundation import (
     LinearOperator,
     NotApplicableError,
     current_limit,
+    first_line,
     plan_passes,
     require_memory,
 )
@@ -89,6 +90,24 @@ class OutputObjective(Objective):
 
         return self._over_samples(theta, contributions, 1).squeeze(-1)
 
+    def losses_of(self, outputs: Float[Tensor, "N C"]) -> Float[Tensor, " N"]:
+        """What each sample would contribute if the outputs were these; their sum is the value.
+
+        Raises:
+            InvalidInputError: for another shape.
+        """
+        if outputs.shape != (self.n_samples, self.n_outputs):
+            raise InvalidInputError(
+                f"outputs have shape {tuple(outputs.shape)}, expected ({self.n_samples}, {self.n_outputs})"
+            )
+        found, start = [], 0
+        with torch.no_grad(), self.execution_context():
+            for chunk in self.chunks(self._samples_at_once()):
+                stop = start + chunk_length(chunk)
+                found.append(samples.sample_losses(self.chunk_loss, outputs[start:stop].to(self.device), chunk))
+                start = stop
+        return torch.cat(found)
+
     def output_gradient(self, theta: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch N C"]:
         """Gradient of the value with respect to the outputs."""
         return self._over_samples(theta, self._slopes, self.n_outputs)
@@ -124,13 +143,13 @@ class OutputObjective(Objective):
         return result.reshape(*batch, n * width, size)
 
     def sample_gradients(
-        self, theta: Float[Tensor, "*batch P"], indices: Tensor | None = None
+        self, theta: Float[Tensor, "*batch P"], indices: Tensor | Sequence[int] | None = None
     ) -> Float[Tensor, "*batch n P"]:
         """Gradient of each sample's contribution; over all samples their sum is the gradient.
 
         Args:
             theta: ``(*batch, P)``.
-            indices: ``(n,)`` sample numbers; None takes all N.
+            indices: ``(n,)`` sample numbers, or a mask ``(N,)`` of booleans; None takes all N.
 
         Raises:
             InvalidInputError: for sample numbers outside 0..N-1.
@@ -198,17 +217,15 @@ class OutputObjective(Objective):
         """
         rows, batch = self._rows(theta)
         size = self.space.size
-        require_memory(
-            2 * len(rows) * size**2 * self._item_bytes,
-            f"{len(rows)} Gauss-Newton matrix(ces) of {size} x {size}",
-            "Use gauss_newton_operator(theta).",
-        )
+        self._require_matrices(2 * len(rows), f"{len(rows)} Gauss-Newton matrix(ces)", "gauss_newton_operator")
         total = rows.new_zeros(len(rows), size, size)
         for piece, jacobian, outputs in self._jacobians(rows):
             blocks = self._blocks(outputs, piece.chunk)
             weighted = torch.einsum("bncd,bndp->bncp", blocks, jacobian)
             total[piece.rows] += jacobian.flatten(1, 2).mT @ weighted.flatten(1, 2)
-        return ((total + total.mT) / 2).reshape(*batch, size, size)
+        for matrix in total.unbind():  # one by one: the sum of all with all transposes would be a third copy
+            matrix.add_(matrix.mT.clone()).div_(2)
+        return total.reshape(*batch, size, size)
 
     def gauss_newton_operator(self, theta: Float[Tensor, " P"], *, keep: bool | None = None) -> LinearOperator:
         """The Gauss-Newton matrix at one parameter vector, known by its products.
@@ -277,6 +294,9 @@ class OutputObjective(Objective):
             return samples.push(self._outputs_of(chunk), point, columns, forward=self.path.forward)
         return self._rows_of_jacobian(point, chunk).flatten(0, 1) @ columns
 
+    def _samples_at_once(self) -> int:
+        return plan_passes(self.cost, 1).samples
+
     def _samples_to_push(self) -> int:
         cost = self.cost
         by_rows = not self.path.forward and self.path.second == "none"
@@ -302,11 +322,28 @@ class OutputObjective(Objective):
             *chunks,
         )
 
-    def _sample_numbers(self, indices: Tensor | None) -> Tensor:
+    def _some_samples(self, indices: Tensor | Sequence[int]) -> Tensor:
+        """Numbers of the samples of a subset, at least one."""
+        index = self._sample_numbers(indices)
+        if len(index) == 0:
+            raise InvalidInputError("a subset needs at least one sample")
+        return index
+
+    def _sample_numbers(self, indices: Tensor | Sequence[int] | None) -> Tensor:
+        """Sample numbers from a list or tensor of them, from a mask of all samples, or all of them for None."""
         if indices is None:
             return torch.arange(self.n_samples, device=self.device)
-        index = torch.as_tensor(indices, device=self.device)
-        if index.dim() != 1 or index.is_floating_point() or index.dtype == torch.bool:
+        try:
+            index = torch.as_tensor(indices, device=self.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InvalidInputError(f"indices must be a vector of sample numbers ({first_line(error)})") from None
+        if index.dtype == torch.bool:
+            if index.shape != (self.n_samples,):
+                raise InvalidInputError(f"the mask has shape {tuple(index.shape)}, expected ({self.n_samples},)")
+            return index.nonzero().squeeze(1)
+        if index.numel() == 0:  # an empty list has no type of its own
+            index = index.long()
+        if index.dim() != 1 or index.is_floating_point() or index.is_complex():
             raise InvalidInputError(
                 f"indices must be a vector of sample numbers, got {index.dtype} of shape {tuple(index.shape)}"
             )

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from thalweg.foundation import UnsupportedModelError
+from thalweg.foundation import UnsupportedModelError, first_line
 from thalweg.objectives import paths, samples
 from thalweg.objectives.paths import DerivativePath
 
@@ -42,7 +42,7 @@ def probe_path(f: Callable[[Tensor], Tensor], theta: Tensor, *, smooth: bool = T
     try:
         _, slope = paths.gradients(f, thetas, plain)
     except Exception as error:  # whatever a foreign module may raise
-        raise UnsupportedModelError(f"the loss of this model cannot be differentiated: {_first_line(error)}") from error
+        raise UnsupportedModelError(f"the loss of this model cannot be differentiated: {first_line(error)}") from error
 
     path = plain
     batched = replace(plain, batch="vmap")
@@ -178,7 +178,7 @@ class _Trials:
         try:
             return attempt()
         except Exception as error:  # anything a foreign module may raise means: this route is closed
-            self.notes.append(f"{name} fails: {_first_line(error)}")
+            self.notes.append(f"{name} fails: {first_line(error)}")
             return None
 
     def works(self, name: str, attempt: Callable[[], Tensor], expected: Tensor | None) -> bool:
@@ -192,12 +192,6 @@ class _Trials:
         off = float((found - expected).abs().max()) if found.shape == expected.shape else math.inf
         self.notes.append(f"{name} gives other numbers than the plain route (off by {off:.1e})")
         return False
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    line = text[0].rstrip(".") if text else type(error).__name__
-    return line if len(line) <= 140 else line[:137] + "..."
 
 
 class _LiveBytes(TorchDispatchMode):

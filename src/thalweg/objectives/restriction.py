@@ -43,7 +43,12 @@ class RestrictedObjective(Objective):
         self._dual = None if basis is None else torch.linalg.pinv(basis)
 
     def project(self, theta: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch P"]:
-        """The base's parameter vector ``origin + B z``."""
+        """The base's parameter vector ``origin + B z``.
+
+        Raises:
+            InvalidInputError: for a wrong shape.
+        """
+        theta = self._fitting(theta, self.space.size, "theta")
         if self._basis is not None:
             return self.origin + theta @ self._basis.T
         assert self._coordinates is not None
@@ -51,7 +56,12 @@ class RestrictedObjective(Objective):
         return full.index_copy(-1, self._coordinates, theta)
 
     def lift(self, direction: Float[Tensor, "*batch k"]) -> Float[Tensor, "*batch P"]:
-        """``B v``: the direction in the base's space that a direction of the subspace stands for."""
+        """``B v``: the direction in the base's space that a direction of the subspace stands for.
+
+        Raises:
+            InvalidInputError: for a wrong shape.
+        """
+        direction = self._fitting(direction, self.space.size, "the direction")
         if self._basis is not None:
             return direction @ self._basis.T
         assert self._coordinates is not None
@@ -59,10 +69,22 @@ class RestrictedObjective(Objective):
         return full.index_copy(-1, self._coordinates, direction)
 
     def embed(self, theta_base: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch k"]:
-        """Coordinates of the point of the subspace nearest to `theta_base`."""
+        """Coordinates of the point of the subspace nearest to `theta_base`.
+
+        Raises:
+            InvalidInputError: for a wrong shape.
+        """
+        theta_base = self._fitting(theta_base, self.base.space.size, "the base's theta")
         if self._dual is not None:
             return (theta_base - self.origin) @ self._dual.T
         return theta_base[..., self._coordinates]
+
+    def _fitting(self, point: Tensor, size: int, what: str) -> Tensor:
+        """Check a length, and bring a point to the objective's dtype and device; the graph behind it stays."""
+        if not isinstance(point, Tensor) or not point.is_floating_point() or point.shape[-1:] != (size,):
+            found = f"shape {tuple(point.shape)}, {point.dtype}" if isinstance(point, Tensor) else type(point).__name__
+            raise InvalidInputError(f"{what} must be a floating tensor (*batch, {size}), got {found}")
+        return point.to(dtype=self.dtype, device=self.device)
 
     def chunks(self, samples: int) -> Iterator[Any]:
         """The chunks of the base."""
@@ -90,24 +112,22 @@ class RestrictedObjective(Objective):
         """That of the base."""
         return self.base.higher_order_context()
 
-    def gauss_newton_operator(self, theta: Float[Tensor, " k"]) -> LinearOperator:
-        """``B^T G B``."""
+    def kept_bytes(self) -> int:
+        """That of the base, and the way there."""
+        return self.base.kept_bytes() + self.base.cost.bytes_fixed
+
+    def gauss_newton_operator(self, theta: Float[Tensor, " k"], *, keep: bool | None = None) -> LinearOperator:
+        """``B^T G B``; `keep` as for the base."""
         require(self, Capability.GAUSS_NEWTON, "the Gauss-Newton matrix")
-        inner = self.base.gauss_newton_operator(self.project(self._single(theta)))
-        size = self.space.size
-        if self._basis is not None:
-            basis = self._basis
-            return LinearOperator(
-                (size, size), lambda v: basis.T @ (inner @ (basis @ v)), symmetric=True, dtype=self.dtype
-            )
-        chosen = self._coordinates
-        assert chosen is not None
+        inner = self.base.gauss_newton_operator(self.project(self._single(theta)), keep=keep)
+        basis, chosen = self._basis, self._coordinates
 
         def matmat(columns: Tensor) -> Tensor:
-            full = columns.new_zeros(self.base.space.size, columns.shape[1]).index_copy(0, chosen, columns)
-            return (inner @ full)[chosen]
+            product = inner @ self.lift(columns.T).T
+            return basis.T @ product if basis is not None else product[chosen]
 
-        return LinearOperator((size, size), matmat, symmetric=True, dtype=self.dtype)
+        size = self.space.size
+        return LinearOperator((size, size), matmat, symmetric=True, dtype=self.dtype, device=self.device)
 
     def __repr__(self) -> str:
         return f"restrict({self.base!r}, {self.space.size} of {self.base.space.size} dimensions)"
@@ -129,7 +149,7 @@ def restrict(
         An objective over k coordinates, with `embed` and `project` to and from the base.
 
     Raises:
-        InvalidInputError: for a wrong shape, dependent columns, or a glob without match.
+        InvalidInputError: for a wrong shape, entries that are not finite, dependent columns, or a glob without match.
 
     >>> from thalweg.objectives import L2
     >>> space = ParameterSpace({"weight": (2,), "bias": (1,)})
@@ -138,10 +158,14 @@ def restrict(
     tensor(14.5000, dtype=torch.float64)
     """
     start = objective._single(origin).clone()
+    if not bool(torch.isfinite(start).all()):
+        raise InvalidInputError(f"the origin holds {int((~torch.isfinite(start)).sum())} NaN or infinite entries")
     if isinstance(subspace, Tensor):
         basis = subspace.detach().to(dtype=objective.dtype, device=objective.device, copy=True)
         if basis.dim() != 2 or basis.shape[0] != objective.space.size or basis.shape[1] == 0:
             raise InvalidInputError(f"the basis has shape {tuple(basis.shape)}, expected ({objective.space.size}, k)")
+        if not bool(torch.isfinite(basis).all()):
+            raise InvalidInputError(f"the basis holds {int((~torch.isfinite(basis)).sum())} NaN or infinite entries")
         rank = int(torch.linalg.matrix_rank(basis))
         if rank < basis.shape[1]:
             raise InvalidInputError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from types import FunctionType
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +15,6 @@ from thalweg.foundation import (
     Cost,
     InvalidInputError,
     ParameterSpace,
-    UnsupportedModelError,
     preserved_random_state,
     require_memory,
 )
@@ -29,6 +27,7 @@ from thalweg.objectives.kernels import HIGHER_ORDER, elementary_operations, fuse
 from thalweg.objectives.kinks import record_kinks
 from thalweg.objectives.losses import LossFacts
 from thalweg.objectives.outputs import OutputObjective
+from thalweg.objectives.pickling import require_findable
 from thalweg.objectives.private_model import Forward, PrivateModel, free_parameters
 
 __all__ = ["EmpiricalRisk"]
@@ -98,7 +97,7 @@ class EmpiricalRisk(OutputObjective):
         batch_size: int | None = None,
     ) -> None:
         door.check_module(model)
-        self.dtype = _checked_dtype(dtype)
+        self.dtype = door.checked_dtype(dtype)
         self.device = next(model.parameters()).device
         names = free_parameters(model, parameters)
         door.check_free(model, names)
@@ -112,10 +111,10 @@ class EmpiricalRisk(OutputObjective):
         self.inputs = cast_floats(inputs, dtype, self.device)
         self.targets = cast_floats(found, dtype, self.device) if found is not None else None
         self.n_samples = count_samples(self.inputs, "data")
-        self._weights = _checked_weights(sample_weight, self.n_samples, self.initial)
+        self._weights = door.checked_weights(sample_weight, self.n_samples, self.initial)
         if sample_weight is not None and not self._bound_loss.by_sample:
             raise InvalidInputError("sample_weight needs one loss per sample: write the callable with reduction='none'")
-        self._batch_size = _checked_batch_size(batch_size)
+        self._batch_size = door.checked_batch_size(batch_size)
         self._kernels: frozenset[str] = frozenset()
         with preserved_random_state():
             self._open_door()
@@ -125,7 +124,7 @@ class EmpiricalRisk(OutputObjective):
         few = take(self.inputs, slice(0, 2))
         self._kernels = self._find_kernels(few)
         with self._private.as_found(), self.execution_context():
-            door.check_forward(self.model, self._private.call_bare, self.inputs, self.n_samples)
+            door.check_forward(self.model, self._call_at_the_door, self.inputs, self.n_samples)
             self._private.learn_habits(few)
         small = self._chunk(slice(0, min(self.n_samples, 4)))
         with self.execution_context():
@@ -136,12 +135,15 @@ class EmpiricalRisk(OutputObjective):
             self.path = probe.probe_samples(self.chunk_outputs, self.initial, small, self.path)
             self._bytes_per_sample = self._measure_bytes()
 
+    def _call_at_the_door(self, inputs: Any) -> Any:
+        return door.attempt(self.model, self._private.call_bare, inputs)
+
     def _find_kernels(self, few: Any) -> frozenset[str]:
         """The fused kernels of a forward pass, those inside of others too."""
         known: frozenset[str] = frozenset()
         while True:
             with self._private.as_found(), self._elementary(known), paths.quiet():
-                found = known | fused_kernels(probe.operations_of(lambda: self._private.call_bare(few)))
+                found = known | fused_kernels(probe.operations_of(lambda: self._call_at_the_door(few)))
             if found == known:
                 return known
             known = found
@@ -159,7 +161,8 @@ class EmpiricalRisk(OutputObjective):
             "Use fewer samples.",
         )
         step = self._batch_size or AT_THE_DOOR
-        flat = torch.cat([self._flat(self.call({}, chunk.inputs)) for chunk in self.chunks(step)])
+        every = (door.attempt(self.model, lambda inputs: self.call({}, inputs), c.inputs) for c in self.chunks(step))
+        flat = torch.cat([self._flat(outputs) for outputs in every])
         outputs = self._structured(flat)
         self._bound_loss.bind(outputs, self.targets, self.n_samples)
         self._bound_loss.check_sum(*self._two_ways(flat, outputs))
@@ -189,6 +192,23 @@ class EmpiricalRisk(OutputObjective):
     def reduction(self) -> str:
         """What the loss does over the samples: ``"mean"``, ``"sum"``, ``"batchmean"`` or ``"none"``."""
         return self._bound_loss.reduction
+
+    @property
+    def factors(self) -> Float[Tensor, " N"] | None:
+        """What multiplies the sum of each sample's unreduced loss: its weight over the denominator of the mean.
+
+        None for a callable of one's own, which does the sum itself.
+        """
+        return self._bound_loss.factors(self._weights)
+
+    @property
+    def elementwise_loss(self) -> nn.Module | None:
+        """The loss with one number per element; None for a callable of one's own."""
+        return self._bound_loss.elementwise
+
+    def structured_outputs(self, outputs: Float[Tensor, "N C"]) -> Any:
+        """Rows of outputs in the shape the model gives them, as the loss takes them."""
+        return self._structured(outputs)
 
     @property
     def loss_facts(self) -> LossFacts:
@@ -263,14 +283,7 @@ class EmpiricalRisk(OutputObjective):
         Raises:
             InvalidInputError: for an empty choice, or numbers outside 0..N-1.
         """
-        index = torch.as_tensor(indices, device=self.device)
-        if index.dtype == torch.bool:
-            if index.shape != (self.n_samples,):
-                raise InvalidInputError(f"the mask has shape {tuple(index.shape)}, expected ({self.n_samples},)")
-            index = index.nonzero().squeeze(1)
-        if index.numel() == 0:
-            raise InvalidInputError("a subset needs at least one sample")
-        index = self._sample_numbers(index)
+        index = self._some_samples(indices)
         targets = take(self.targets, index) if self.targets is not None else None
         return self._again(take(self.inputs, index), targets, self._weights[index])
 
@@ -320,12 +333,7 @@ class EmpiricalRisk(OutputObjective):
         return f"EmpiricalRisk({type(self.model).__name__}, {self.loss_facts.name}, {sizes})"
 
     def __getstate__(self) -> dict[str, Any]:
-        for name, function in (("forward=", self.forward), ("the loss", self.loss)):
-            if isinstance(function, FunctionType) and "<" in function.__qualname__:
-                raise UnsupportedModelError(
-                    f"{name} is {function.__qualname__}, a function without a name that another process could find; to "
-                    "pickle the objective, define it at the top level of a module"
-                )
+        require_findable(**{"forward=": self.forward, "the loss": self.loss, "a part of the model": self.model})
         return vars(self)
 
     # -- how it is done ------------------------------------------------------------------------------------------------
@@ -372,26 +380,3 @@ class EmpiricalRisk(OutputObjective):
 
     def _few_products(self, point: Tensor, samples: int) -> object:
         return paths.kept_hessian_product(self._bound(self._chunk(slice(0, samples))), point[0], self.path)(point[0])
-
-
-def _checked_dtype(dtype: torch.dtype) -> torch.dtype:
-    if dtype not in (torch.float64, torch.float32):
-        raise InvalidInputError(f"dtype must be torch.float64 or torch.float32, got {dtype}")
-    return dtype
-
-
-def _checked_batch_size(size: int | None) -> int | None:
-    if size is not None and size < 1:
-        raise InvalidInputError(f"batch_size must be positive, got {size}")
-    return size
-
-
-def _checked_weights(weights: Tensor | None, samples: int, like: Tensor) -> Tensor:
-    if weights is None:
-        return torch.ones(samples, dtype=like.dtype, device=like.device)
-    weights = torch.as_tensor(weights).detach().to(like).clone()
-    if weights.shape != (samples,):
-        raise InvalidInputError(f"sample_weight has shape {tuple(weights.shape)}, expected ({samples},)")
-    if not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()) or not bool((weights > 0).any()):
-        raise InvalidInputError("sample_weight must be finite, not negative and not all zero")
-    return weights

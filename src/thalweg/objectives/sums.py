@@ -1,12 +1,11 @@
-"""Sums of objectives whose terms stay visible, and the penalties that are added to a loss."""
+"""Sums of objectives whose terms stay visible."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,16 +13,14 @@ from thalweg.foundation import (
     Cost,
     InvalidInputError,
     LinearOperator,
-    ParameterSpace,
     current_limit,
     require_memory,
 )
 from thalweg.objectives.capabilities import Capability, require
-from thalweg.objectives.contents import content_of
 from thalweg.objectives.objective import Evaluation, Objective, sum_of
 from thalweg.objectives.paths import DerivativePath
 
-__all__ = ["L2", "Penalty", "SumObjective"]
+__all__ = ["SumObjective"]
 
 
 class SumObjective(Objective):
@@ -35,6 +32,9 @@ class SumObjective(Objective):
     Raises:
         InvalidInputError: if the spaces differ.
 
+    >>> import torch
+    >>> from thalweg.foundation import ParameterSpace
+    >>> from thalweg.objectives import L2
     >>> space = ParameterSpace({"x": (2,)})
     >>> (L2(space, 2.0) + L2(space, 4.0)).value(torch.ones(2))
     tensor(6., dtype=torch.float64)
@@ -46,12 +46,15 @@ class SumObjective(Objective):
             opened.extend(term.terms if isinstance(term, SumObjective) else [term])
         if not opened:
             raise InvalidInputError("a sum needs at least one term")
+        for term in opened:
+            if not isinstance(term, Objective):
+                raise InvalidInputError(f"the terms of a sum are objectives, got {type(term).__name__}; see `Penalty`")
         first = opened[0]
         for term in opened[1:]:
-            if term.space != first.space or term.dtype != first.dtype:
+            if (term.space, term.dtype, term.device) != (first.space, first.dtype, first.device):
                 raise InvalidInputError(
-                    f"terms of a sum need one space and dtype; got {first.space} ({first.dtype}) and {term.space} "
-                    f"({term.dtype})"
+                    f"terms of a sum need one space, dtype and device; got {first.space} ({first.dtype}, "
+                    f"{first.device}) and {term.space} ({term.dtype}, {term.device})"
                 )
         self.terms: tuple[Objective, ...] = tuple(opened)
         self.space = first.space
@@ -95,12 +98,26 @@ class SumObjective(Objective):
         return _all_of([term.higher_order_context for term in self.terms])
 
     def evaluate(self, theta: Float[Tensor, "*batch P"], order: int = 0) -> Evaluation:
-        """Sum of the terms' evaluations, each by its own fastest way."""
-        parts = [term.evaluate(theta, order) for term in self.terms]
-        value = sum_of(p.value for p in parts)
-        gradient = sum_of(p.gradient for p in parts if p.gradient is not None) if order >= 1 else None
-        hessian = sum_of(p.hessian for p in parts if p.hessian is not None) if order >= 2 else None
-        return Evaluation(value, gradient, hessian)
+        """Sum of the terms' evaluations, each by its own fastest way.
+
+        Raises:
+            InvalidInputError: for a wrong shape, type or order.
+            MemoryLimitError: if the Hessians would not fit; `hessian_operator` then serves.
+        """
+        rows, batch = self._rows(theta)
+        size, count = self.space.size, len(rows)
+        if order == 2:  # those of the sum, and those of one term
+            self._require_matrices(2 * count + 1, f"{count} dense Hessian(s) of a sum", "hessian_operator")
+        total = Evaluation(
+            rows.new_zeros(batch),
+            rows.new_zeros(*batch, size) if order >= 1 else None,
+            rows.new_zeros(*batch, size, size) if order >= 2 else None,
+        )
+        for term in self.terms:
+            for whole, part in zip(total, term.evaluate(theta, order), strict=True):
+                if whole is not None and part is not None:
+                    whole += part
+        return total
 
     def hessian_product(
         self, theta: Float[Tensor, "*batch P"], vector: Float[Tensor, "*#batch P"]
@@ -110,140 +127,45 @@ class SumObjective(Objective):
 
     def hessian_operator(self, theta: Float[Tensor, " P"], *, keep: bool | None = None) -> LinearOperator:
         """Sum of the terms' operators; ``keep=None`` keeps the graphs of all terms, or of none where not all fit."""
-        if keep is None and self.kept_bytes() > current_limit():
-            keep = False
-        elif keep:
+        keep = self._share_of_memory(keep)
+        return _sum_operators([term.hessian_operator(theta, keep=keep) for term in self.terms])
+
+    def _share_of_memory(self, keep: bool | None) -> bool | None:
+        """What each term is told to keep, for the graphs of all share one limit."""
+        if keep:
             require_memory(
                 self.kept_bytes(), "the kept graphs of all terms", "Use keep=False: products by chunks, twice the time."
             )
-        return _sum_operators([term.hessian_operator(theta, keep=keep) for term in self.terms])
+        return False if keep is None and self.kept_bytes() > current_limit() else keep
 
     def kept_bytes(self) -> int:
         """Sum over the terms."""
         return sum(term.kept_bytes() for term in self.terms)
 
     def gauss_newton(self, theta: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch P P"]:
-        """Sum of the terms' matrices."""
-        require(self, Capability.GAUSS_NEWTON, "the Gauss-Newton matrix")
-        return sum_of(term.gauss_newton(theta) for term in self.terms)
+        """Sum of the terms' matrices.
 
-    def gauss_newton_operator(self, theta: Float[Tensor, " P"]) -> LinearOperator:
-        """Sum of the terms' operators."""
+        Raises:
+            MemoryLimitError: if the matrices would not fit.
+            NotApplicableError: where a term has none (capability GAUSS_NEWTON).
+        """
         require(self, Capability.GAUSS_NEWTON, "the Gauss-Newton matrix")
-        return _sum_operators([term.gauss_newton_operator(theta) for term in self.terms])
+        rows, batch = self._rows(theta)
+        size, count = self.space.size, len(rows)
+        self._require_matrices(3 * count, f"{count} Gauss-Newton matrix(ces) of a sum", "gauss_newton_operator")
+        total = rows.new_zeros(*batch, size, size)
+        for term in self.terms:
+            total += term.gauss_newton(theta)
+        return total
+
+    def gauss_newton_operator(self, theta: Float[Tensor, " P"], *, keep: bool | None = None) -> LinearOperator:
+        """Sum of the terms' operators; ``keep=None`` keeps the graphs of all terms, or of none where not all fit."""
+        require(self, Capability.GAUSS_NEWTON, "the Gauss-Newton matrix")
+        keep = self._share_of_memory(keep)
+        return _sum_operators([term.gauss_newton_operator(theta, keep=keep) for term in self.terms])
 
     def __repr__(self) -> str:
         return " + ".join(repr(term) for term in self.terms)
-
-
-class L2(Objective):
-    """The penalty ``strength / 2 * ||theta - center||^2`` on all or some blocks.
-
-    Its gradient is ``strength * theta``: the same as ``weight_decay=strength`` of `torch.optim.SGD`.
-
-    Args:
-        space: the space, or an objective whose space it is.
-        strength: non-negative factor.
-        parameters: globs of the blocks penalised, such as ``"*weight"``; None for all.
-        center: ``(P,)``, the origin where None.
-        dtype: of values, that of the objective where one is given.
-
-    >>> penalty = L2(ParameterSpace({"weight": (2,), "bias": (1,)}), 0.5, parameters="weight")
-    >>> penalty.gradient(torch.tensor([2.0, 4.0, 6.0]))
-    tensor([1., 2., 0.], dtype=torch.float64)
-    """
-
-    capabilities = frozenset({Capability.GAUSS_NEWTON})
-    nonnegative = True
-
-    def __init__(
-        self,
-        space: ParameterSpace | Objective,
-        strength: float,
-        parameters: str | Iterable[str] | None = None,
-        center: Float[Tensor, " P"] | None = None,
-        *,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        if not (strength >= 0 and strength < float("inf")):
-            raise InvalidInputError(f"the strength of a penalty must be finite and not negative, got {strength}")
-        self.space = space if isinstance(space, ParameterSpace) else space.space
-        self.dtype = dtype or (torch.float64 if isinstance(space, ParameterSpace) else space.dtype)
-        self.device = torch.device("cpu") if isinstance(space, ParameterSpace) else space.device
-        self.strength = float(strength)
-        mask = torch.zeros(self.space.size, dtype=self.dtype, device=self.device)
-        mask[self.space.select(parameters if parameters is not None else "*").to(self.device)] = 1
-        self.mask = mask
-        self.center = torch.zeros_like(mask) if center is None else center.detach().to(mask).clone()
-        if self.center.shape != mask.shape:
-            raise InvalidInputError(f"center has shape {tuple(self.center.shape)}, expected ({self.space.size},)")
-
-    def chunk_value(self, theta: Float[Tensor, " P"], chunk: Any) -> Float[Tensor, ""]:
-        """The penalty."""
-        return self.strength / 2 * (self.mask * (theta - self.center) ** 2).sum()
-
-    def content(self) -> Iterable[object]:
-        """Strength, mask and center."""
-        return [self.strength, self.mask, self.center]
-
-    def hessian_operator(self, theta: Float[Tensor, " P"], *, keep: bool | None = None) -> LinearOperator:
-        """A diagonal matrix: no differentiation needed."""
-        self._single(theta)
-        return self.gauss_newton_operator(theta)
-
-    def kept_bytes(self) -> int:
-        """Nothing is kept."""
-        return 0
-
-    def gauss_newton_operator(self, theta: Float[Tensor, " P"]) -> LinearOperator:
-        """The Hessian itself, which is diagonal and constant."""
-        diagonal = (self.strength * self.mask).unsqueeze(1)
-        size = self.space.size
-        return LinearOperator(
-            (size, size), lambda columns: diagonal * columns, symmetric=True, dtype=self.dtype, device=self.device
-        )
-
-    def __repr__(self) -> str:
-        return f"L2({self.strength:g})"
-
-
-class Penalty(Objective):
-    """Any differentiable function of the named parameters, as an objective to be added to a loss.
-
-    Args:
-        space: the space, or an objective whose space it is.
-        function: maps a dictionary of named tensors to a scalar.
-        name: for reports and the fingerprint, which also holds the function's code and what it closes over.
-
-    >>> space = ParameterSpace({"weight": (2,)})
-    >>> Penalty(space, lambda p: p["weight"].prod(), name="product").value(torch.tensor([2.0, 3.0]))
-    tensor(6., dtype=torch.float64)
-    """
-
-    def __init__(
-        self,
-        space: ParameterSpace | Objective,
-        function: Callable[[Mapping[str, Tensor]], Tensor],
-        name: str,
-        *,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        self.space = space if isinstance(space, ParameterSpace) else space.space
-        self.dtype = dtype or (torch.float64 if isinstance(space, ParameterSpace) else space.dtype)
-        self.device = torch.device("cpu") if isinstance(space, ParameterSpace) else space.device
-        self.function = function
-        self.name = name
-
-    def chunk_value(self, theta: Float[Tensor, " P"], chunk: Any) -> Float[Tensor, ""]:
-        """The function of the named blocks."""
-        return self.function(self.space.unflatten(theta))
-
-    def content(self) -> Iterable[object]:
-        """The name and the function."""
-        return [self.name, *content_of(self.function)]
-
-    def __repr__(self) -> str:
-        return f"Penalty({self.name})"
 
 
 def _slowest(routes: Sequence[DerivativePath]) -> DerivativePath:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thalweg.foundation import Cost, InvalidInputError, NotApplicableError, plan_passes
+from thalweg.foundation import Cost, InvalidInputError, NotApplicableError, first_line, plan_passes
 from thalweg.objectives.objective import Objective, sum_of
 from thalweg.objectives.paths import agree, quiet
 from thalweg.objectives.restriction import RestrictedObjective
@@ -173,12 +173,12 @@ def _tried(objective: Objective, row: Tensor, step: Tensor, order: int) -> Route
         try:
             found[route] = _by(route, objective, chunk, rows, steps, order)
         except RuntimeError as error:
-            reasons.append(f"{route}: {str(error).strip().splitlines()[0]}")
+            reasons.append(f"{route}: {first_line(error)}")
     if objective.path.second != "none" or order < 2:
         try:
             found["reverse"] = _by("reverse", objective, chunk, rows, steps, order)
         except RuntimeError as error:
-            reasons.append(f"reverse: {str(error).strip().splitlines()[0]}")
+            reasons.append(f"reverse: {first_line(error)}")
     else:
         reasons.append(objective.path.why_not_twice())
     for route, derivatives in found.items():

@@ -8,113 +8,32 @@ more slowly (an escape to infinity, which is named), or lead to a lower place (t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from thalweg.foundation import current_limit
 from thalweg.objectives import Objective
-from thalweg.solvers.local import NEAR, LocalModel, measure
+from thalweg.solvers.local import LocalModel, measure
 from thalweg.solvers.method import finite, max_norm
 from thalweg.solvers.naming import gather, name_escape
 from thalweg.solvers.polish import Polished, polish
+from thalweg.solvers.ruling import Candidates, Ruling
+from thalweg.solvers.soft_directions import directions, roughly, walk_in_groups
 from thalweg.solvers.status import Status
-from thalweg.solvers.valley import Valley, ValleyShape, walk
+from thalweg.solvers.valley import Valley, ValleyShape
 
-__all__ = [
-    "Candidates",
-    "Ruling",
-    "directions",
-    "is_small",
-    "report",
-    "roughly",
-    "rule_minimum",
-    "stall_message",
-    "walk_in_groups",
-]
+__all__ = ["Candidates", "Ruling", "is_small", "is_telling", "report", "rule_minimum", "stall_message"]
 
 DECREMENT = 1e-9
 """A Newton decrement is small below this fraction of the value's scale (`Candidates.scale`)."""
+RELATIVE = 100.0
+"""A gradient is small beside the value when it is below this times the tolerance times the value's scale."""
 KICKS = 8
 """How often a start may be sent on from a candidate before it counts as stalled."""
-_FAR = 0.05
 _LEVEL = 1e-13
 """Values closer than this fraction of their scale count as equal."""
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """Points that may be the end of a search.
-
-    Attributes:
-        theta: ``(b, P)``.
-        scale: ``(b,)``, the value's scale: the larger of its size and its decrease since the start.
-        anchor: ``(b, P)``, where the search was about half its iterations ago.
-        stuck: ``(b,)``, the method has no step left; such a row must be given a status.
-        slow: ``(b,)``, the value has hardly fallen for half of all iterations: is it on its way to infinity?
-        kicks: ``(b,)``, how often it was sent on already.
-        tolerance: for the maximum norm of the gradient.
-    """
-
-    theta: Float[Tensor, "b P"]
-    scale: Float[Tensor, " b"]
-    anchor: Float[Tensor, "b P"]
-    stuck: Bool[Tensor, " b"]
-    slow: Bool[Tensor, " b"]
-    kicks: Int[Tensor, " b"]
-    tolerance: float
-
-
-@dataclass
-class Ruling:
-    """What the endgame found in each row; rows without a status go on from `theta`.
-
-    `moved` marks rows that were sent elsewhere.
-    """
-
-    theta: Float[Tensor, "b P"]
-    value: Float[Tensor, " b"]
-    gradient: Float[Tensor, "b P"]
-    floor: Float[Tensor, " b"]
-    decrement: Float[Tensor, " b"]
-    index: Int[Tensor, " b"]
-    undecided: Int[Tensor, " b"]
-    evaluations: Int[Tensor, " b"]
-    hessians: Int[Tensor, " b"]
-    moved: Bool[Tensor, " b"]
-    status: list[Status | None]
-    message: list[str]
-
-    @classmethod
-    def of(cls, polished: Polished) -> Ruling:
-        """The measurements after polishing, nothing ruled yet."""
-        model = polished.model
-        curved = model.eigenvalues.abs() > model.eigenvalue_noise
-        count = len(model.value)
-        return cls(
-            theta=model.theta.clone(),
-            value=model.value,
-            gradient=model.gradient,
-            floor=model.rounding.floor,
-            decrement=polished.decrement,
-            index=model.negative().sum(-1),
-            undecided=(~curved).sum(-1),
-            evaluations=polished.evaluations + 4,
-            hessians=polished.hessians + 1,
-            moved=torch.zeros(count, dtype=torch.bool, device=model.value.device),
-            status=[None] * count,
-            message=[""] * count,
-        )
-
-    def end(self, row: int, status: Status, message: str) -> None:
-        """Give a row its status."""
-        self.status[row], self.message[row] = status, message
-
-    def send(self, row: int, theta: Tensor) -> None:
-        """Let a row go on elsewhere."""
-        self.theta[row], self.moved[row] = theta, True
+_LENGTHS = 13
+"""Lengths tried along a direction of negative curvature, from where the fall would be seen up to the size of theta."""
 
 
 def rule_minimum(objective: Objective, given: Candidates, model: LocalModel | None = None) -> Ruling:
@@ -127,30 +46,24 @@ def rule_minimum(objective: Objective, given: Candidates, model: LocalModel | No
     """
     model = measure(objective, given.theta) if model is None else model
     stationary = is_small(objective, model.theta, model.gradient_norm, model.rounding.floor, given.tolerance)
+    stationary = is_telling(given, stationary, model.gradient_norm, model.rounding.floor)
     escape, lower = _leave_saddles(objective, model, stationary | given.stuck)
     polished = polish(objective, model)
     ruling = Ruling.of(polished)
-    norm, small, settled = _gates(objective, polished, given)
+    small, settled = _gates(objective, polished, given)
+    telling = is_telling(given, small, polished.model.gradient_norm, polished.model.rounding.floor)
     doubtful = []
-    for row in range(len(norm)):
-        if bool(lower[row]) and int(given.kicks[row]) < KICKS:
-            ruling.send(row, escape[row])
+    for row in range(len(small)):
+        if bool(lower[row]):
+            _leave(objective, given, ruling, row, escape[row])
         elif bool(small[row]) and bool(settled[row]):
             ruling.end(row, Status.CONVERGED, report(polished, row, given.tolerance))
-        elif bool(small[row]) or bool(given.stuck[row]) or bool(given.slow[row]):
+        elif bool(telling[row]) or bool(given.stuck[row]) or bool(given.slow[row]):
             doubtful.append(row)
     if doubtful:
-        polished = roughly(polished, small)
-        _walk_doubtful(objective, given, polished, ruling, doubtful, small)
+        polished = roughly(polished, telling)
+        _walk_doubtful(objective, given, polished, ruling, doubtful, telling)
     return ruling
-
-
-def roughly(polished: Polished, small: Tensor, *, saddle: bool = False) -> Polished:
-    """Where the gradient is not small yet, only the directions along which the critical point is far count as soft."""
-    # far from the point the step foretells nothing about the eigenvalues there: what they are here is what counts
-    here = replace(polished.model, drift=torch.zeros_like(polished.model.drift))
-    _, _, far = here.newton_step(both_signs=saddle, near=_FAR)
-    return replace(polished, soft=torch.where(small[:, None], polished.soft, far))
 
 
 def is_small(
@@ -172,13 +85,24 @@ def is_small(
     return small
 
 
-def _gates(objective: Objective, polished: Polished, given: Candidates) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradient norm; whether it is at tolerance or floor; whether all directions are resolved, the decrement small."""
+def is_telling(
+    given: Candidates, small: Bool[Tensor, " b"], norm: Float[Tensor, " b"], floor: Float[Tensor, " b"]
+) -> Bool[Tensor, " b"]:
+    """Whether a small gradient is small beside the value's scale, too, or the method has no step left.
+
+    Only then do valleys tell minima from ways to infinity. The tolerance is absolute: of a loss multiplied by 1e-8
+    every point may pass it, on any slope.
+    """
+    scale = given.scale.clamp(min=given.tolerance**2)
+    return small & ((norm <= RELATIVE * given.tolerance * scale) | (norm <= 2 * floor) | given.stuck)
+
+
+def _gates(objective: Objective, polished: Polished, given: Candidates) -> tuple[Tensor, Tensor]:
+    """Whether the gradient is at tolerance or floor; whether all directions are resolved, the decrement small."""
     model = polished.model
-    norm = model.gradient_norm
-    small = is_small(objective, model.theta, norm, model.rounding.floor, given.tolerance)
+    small = is_small(objective, model.theta, model.gradient_norm, model.rounding.floor, given.tolerance)
     settled = ~polished.soft.any(-1) & (polished.decrement <= _decrement_bound(given))
-    return norm, small, settled & ~polished.model.negative().any(-1)
+    return small, settled & ~polished.model.negative().any(-1)
 
 
 def _decrement_bound(given: Candidates) -> Tensor:
@@ -191,16 +115,27 @@ def _leave_saddles(objective: Objective, model: LocalModel, asked: Tensor) -> tu
     rows = (asked & (model.eigenvalues[:, 0] < -0.1 * model.eigenvalue_noise[:, 0])).nonzero().squeeze(-1)
     if not len(rows):
         return theta, lower
-    lengths = torch.logspace(-5, 0, 11, dtype=theta.dtype, device=theta.device)
-    lengths = torch.cat([lengths, -lengths])
-    unit = 1 + theta[rows].norm(dim=-1)
-    moves = lengths[:, None] * unit[:, None, None] * model.vectors[rows, :, 0][:, None]
+    noise, unit = model.rounding.value[rows], 1 + theta[rows].norm(dim=-1)
+    # parameters may be of any scale: the shortest step is the one whose fall stands just above rounding
+    shortest = (32 * noise / model.eigenvalues[rows, 0].abs()).sqrt() / unit
+    powers = torch.linspace(1, 0, _LENGTHS, dtype=theta.dtype, device=theta.device)
+    lengths = shortest.clamp(min=1e-12, max=0.1)[:, None] ** powers
+    moves = (unit[:, None] * torch.cat([lengths, -lengths], dim=-1))[:, :, None] * model.vectors[rows, :, 0][:, None]
     points = theta[rows][:, None] + moves
     values = finite(objective.value(points))
     best = values.argmin(-1)
     theta[rows] = points[torch.arange(len(rows), device=rows.device), best]
-    lower[rows] = values.amin(-1) < model.value[rows] - 4 * model.rounding.value[rows]
+    lower[rows] = values.amin(-1) < model.value[rows] - 4 * noise
     return theta, lower
+
+
+def _leave(objective: Objective, given: Candidates, ruling: Ruling, row: int, lower: Tensor) -> None:
+    """From a saddle the search goes on at the lower point that was seen, unless it was sent on too often already."""
+    if int(given.kicks[row]) < KICKS:
+        ruling.send(row, lower)
+    elif bool(given.stuck[row]):
+        text = stall_message(objective, ruling.theta[row], ruling.gradient[row], ruling.floor[row])
+        ruling.end(row, Status.STALLED, f"{text} A lower place is near, but going there has led back {KICKS} times.")
 
 
 def _walk_doubtful(
@@ -219,70 +154,6 @@ def _walk_doubtful(
             ruling.evaluations[owner] += valley.evaluations[number]
     for r in rows:
         _rule_by_valleys(objective, given, polished, ruling, r, seen[r], bool(small[r]))
-
-
-def directions(
-    polished: Polished, given: Candidates, rows: list[int], *, saddle: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Where a row might escape: its own soft part, its Newton step, its trend; else its softest eigenvector.
-
-    Returns:
-        For m directions: the row of each ``(m,)``, unit vectors ``(m, P)``, and units of distance ``(m,)``.
-    """
-    model = polished.model
-    step, _, _ = model.newton_step(both_signs=saddle)
-    softest = model.eigenvalues.abs().argmin(-1) if saddle else torch.zeros_like(model.value, dtype=torch.int64)
-    last = model.vectors.gather(-1, softest[:, None, None].expand(-1, model.vectors.shape[-1], 1)).squeeze(-1)
-    onto = polished.soft
-    trend = model.theta - given.anchor
-    grew = (trend.norm(dim=-1) > 0.2 * model.theta.norm(dim=-1))[:, None]
-    far = (step.norm(dim=-1) > NEAR * (1 + model.theta.abs().amax(-1)))[:, None]
-    offers = [
-        model.project(model.theta, onto),
-        torch.where(far, model.project(step, onto), torch.zeros_like(step)),
-        torch.where(grew, model.project(trend, onto), torch.zeros_like(trend)),
-    ]
-    owner, chosen, sizes = [], [], []
-    for r in rows:
-        unit = 1 + float(model.theta[r].abs().max())
-        kept: list[Tensor] = []
-        for vectors in (*offers, last):
-            if vectors is last and kept:
-                continue
-            length = float(vectors[r].norm())
-            direction = vectors[r] / max(length, 1e-300)
-            fresh = all(abs(float(direction @ other)) < 0.9 for other in kept)
-            if length > 1e-6 * unit and fresh:
-                kept.append(direction)
-                owner.append(r)
-                chosen.append(direction)
-                sizes.append(max(abs(float(model.theta[r] @ direction)), 0.1 * unit))
-    device = model.theta.device
-    return (
-        torch.tensor(owner, device=device),
-        torch.stack(chosen),
-        torch.tensor(sizes, dtype=model.theta.dtype, device=device),
-    )
-
-
-def walk_in_groups(
-    objective: Objective,
-    polished: Polished,
-    row: Tensor,
-    direction: Tensor,
-    size: Tensor,
-    noise: Tensor,
-    *,
-    saddle: bool = False,
-) -> list[Valley]:
-    """Walk along as many directions at once as memory allows."""
-    model, soft = polished.model, polished.soft
-    one = 60 * model.theta.element_size() * model.theta.shape[-1] ** 2
-    group = max(1, current_limit() // 2 // one)
-    return [
-        walk(objective, model, soft, row[part], direction[part], size[part], noise, saddle=saddle)
-        for part in (slice(i, i + group) for i in range(0, len(row), group))
-    ]
 
 
 def _rule_by_valleys(
@@ -309,12 +180,15 @@ def _rule_by_valleys(
         if shape is ValleyShape.DESCENT and small and int(given.kicks[row]) < KICKS:
             ruling.send(row, valley.lowest(number))
             return
-    decided = ValleyShape.DESCENT not in shapes and ValleyShape.UNDECIDED not in shapes
+    known = bool(polished.model.known[row])
+    decided = known and ValleyShape.DESCENT not in shapes and ValleyShape.UNDECIDED not in shapes
     if small and decided and float(polished.decrement[row]) <= float(_decrement_bound(given)[row]):
         ruling.end(row, Status.CONVERGED, report(polished, row, given.tolerance))
     elif bool(given.stuck[row]):
         text = stall_message(objective, ruling.theta[row], ruling.gradient[row], ruling.floor[row])
-        if ValleyShape.UNDECIDED in shapes:
+        if not known:
+            text += " The Hessian is not finite here: what kind of point it is cannot be told."
+        elif ValleyShape.UNDECIDED in shapes:
             text += " A soft direction could not be followed far enough to say where it leads."
         ruling.end(row, Status.STALLED, text)
 

@@ -2,6 +2,8 @@
 
 What can be known is less: flat directions without slope are not seen, so of degenerate minima it is only said that
 Newton steps contract. Escapes are told by Newton steps that do not, and by the values along the trend of the search.
+Negative curvature is looked for by a few Lanczos steps from a random vector: conjugate gradients start from the
+gradient, and see none that a symmetry of the network hides from it.
 """
 
 from __future__ import annotations
@@ -9,19 +11,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from thalweg.foundation import RunControl, progress_bar
 from thalweg.objectives import Objective
-from thalweg.solvers.classify import DECREMENT, KICKS, Candidates, Ruling, is_small, stall_message
+from thalweg.solvers.classify import DECREMENT, KICKS, Candidates, Ruling, is_small, is_telling, stall_message
 from thalweg.solvers.local import NEAR, Rounding, measure_rounding
 from thalweg.solvers.method import finite, max_norm
 from thalweg.solvers.naming import gather, name_escape
 from thalweg.solvers.newton_cg import Truncated, products_at, steihaug
 from thalweg.solvers.status import Status
 from thalweg.solvers.valley import STOPS, Valley, ValleyShape
+from thalweg.solvers.watch import checkpoint, watched
+from thalweg.tangent import extreme_eigenpairs
 
 __all__ = ["CONTRACTS", "empty_ruling", "escape_along", "rule_minimum_free"]
 
 _STEPS = 8
 _INNER = 500
+_LANCZOS = 40
 CONTRACTS = 0.9
 
 
@@ -35,26 +41,24 @@ def rule_minimum_free(objective: Objective, given: Candidates) -> Ruling:
     ruling, rounding, length, ratio, negative, step = _polish_free(objective, given)
     norm = max_norm(ruling.gradient)
     small = is_small(objective, ruling.theta, norm, rounding.floor, given.tolerance)
+    telling = is_telling(given, small, norm, rounding.floor)
     unit = 1 + ruling.theta.abs().amax(-1)
     near = (length <= NEAR * unit) | ((ratio < CONTRACTS) & (length * ratio / (1 - ratio) <= 1e-2 * unit))
     gain = ruling.decrement <= DECREMENT * given.scale.clamp(min=given.tolerance)
     for row in range(len(norm)):
-        lower = _lower_along(objective, ruling, row, step[row], rounding) if bool(negative[row]) else None
+        looked = bool(telling[row]) or bool(given.stuck[row]) or bool(given.slow[row])
+        lower = _lower_along(objective, ruling, row, step[row], rounding) if looked and bool(negative[row]) else None
         if lower is not None and int(given.kicks[row]) < KICKS:
             ruling.send(row, lower)
             continue
         if not (bool(small[row]) or bool(given.stuck[row]) or bool(given.slow[row])):
             continue
-        escape = escape_along(objective, given, ruling, row, rounding)
+        escape = escape_along(objective, given, ruling, row, rounding) if looked else None
         if escape is not None:
             ruling.end(row, *escape)
         elif bool(small[row] & near[row] & gain[row] & ~negative[row]):
-            floor = float(rounding.floor[row])
-            text = f"Gradient {float(norm[row]):.2g} (rounding floor {floor:.2g}); a Newton step would gain "
-            ruling.end(
-                row, Status.CONVERGED, f"{text}{float(ruling.decrement[row]):.2g}; flat directions were not looked for."
-            )
-        elif bool(small[row]) and float(ratio[row]) >= CONTRACTS:
+            _converge(objective, given, ruling, row, rounding)
+        elif bool(telling[row]) and float(ratio[row]) >= CONTRACTS:
             ruling.end(row, Status.GROWTH, f"Newton steps of length {float(length[row]):.2g} do not contract.")
         elif bool(given.stuck[row]):
             ruling.end(
@@ -63,6 +67,41 @@ def rule_minimum_free(objective: Objective, given: Candidates) -> Ruling:
                 stall_message(objective, ruling.theta[row], ruling.gradient[row], rounding.floor[row]),
             )
     return ruling
+
+
+def _converge(objective: Objective, given: Candidates, ruling: Ruling, row: int, rounding: Rounding) -> None:
+    """Close a row as converged, unless a random vector leads to negative curvature and along it to a lower place."""
+    downward = _negative_curvature(objective, ruling, row)
+    lower = None if downward is None else _lower_along(objective, ruling, row, downward, rounding)
+    if lower is None:
+        norm, floor = float(max_norm(ruling.gradient[row])), float(rounding.floor[row])
+        text = f"Gradient {norm:.2g} (rounding floor {floor:.2g}); a Newton step would gain "
+        gain = max(0.0, float(ruling.decrement[row]))
+        ruling.end(row, Status.CONVERGED, f"{text}{gain:.2g}; flat directions were not looked for.")
+    elif int(given.kicks[row]) < KICKS:
+        ruling.send(row, lower)
+    elif bool(given.stuck[row]):
+        text = stall_message(objective, ruling.theta[row], ruling.gradient[row], rounding.floor[row])
+        ruling.end(row, Status.STALLED, f"{text} A lower place is near, but going there has led back {KICKS} times.")
+
+
+def _negative_curvature(objective: Objective, ruling: Ruling, row: int) -> Tensor | None:
+    """A direction of negative curvature as long as theta, if Lanczos finds one that stands above rounding."""
+    theta = ruling.theta[row]
+    with progress_bar("", show=False) as silent:
+        found = extreme_eigenpairs(
+            objective.hessian_operator(theta),
+            tolerance=1e-3,
+            max_products=_LANCZOS,
+            dense_below=0,
+            control=watched() or RunControl(),
+            progress=silent,
+        )
+    ruling.hessians[row] += found.products
+    checkpoint()
+    if found.reason == "interrupted":  # from the keyboard: it is the search that ends
+        raise KeyboardInterrupt
+    return found.vectors[:, 0] * (1 + theta.norm()) if found.lowest.negative else None
 
 
 def _polish_free(objective: Objective, given: Candidates) -> tuple[Ruling, Rounding, Tensor, Tensor, Tensor, Tensor]:
@@ -131,7 +170,7 @@ def _newton(objective: Objective, theta: Tensor, gradient: Tensor, rounding: Rou
 
 def _lower_along(objective: Objective, ruling: Ruling, row: int, step: Tensor, rounding: Rounding) -> Tensor | None:
     """The lowest point along a direction of negative curvature, if it is visibly lower."""
-    lengths = torch.logspace(-5, 0, 11, dtype=step.dtype, device=step.device)
+    lengths = torch.logspace(-9, 0, 19, dtype=step.dtype, device=step.device)
     points = ruling.theta[row] + torch.cat([lengths, -lengths])[:, None] * step
     values = finite(objective.value(points))
     best = int(values.argmin())

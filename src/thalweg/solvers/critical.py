@@ -13,7 +13,7 @@ from thalweg.objectives import Objective
 from thalweg.solvers.classify import Candidates, Ruling
 from thalweg.solvers.loop import Callback, Limits, drive
 from thalweg.solvers.method import Method
-from thalweg.solvers.minimize import DENSE_LIMIT, dense_endgame
+from thalweg.solvers.minimize import DENSE_LIMIT, at_once, dense_endgame
 from thalweg.solvers.rule_critical import rule_critical, rule_critical_free
 from thalweg.solvers.saddle_methods import EigenvectorFollowing, IndexPreservingNewton, NewtonMinres
 from thalweg.solvers.solution import Solution
@@ -54,8 +54,10 @@ def find_critical_point(
         A `Solution`; `index` and `undecided` in it say what kind each point is.
 
     Raises:
-        InvalidInputError: for starts that are not finite or misshapen, or an index outside 0 to P.
+        InvalidInputError: for starts that are not finite or misshapen, an index outside 0 to P, or a method that is
+            none of the three or contradicts the index.
         NotApplicableError: for a wanted index where P is too large for dense Hessians.
+        MemoryLimitError: where dense Hessians would not fit.
 
     >>> import torch
     >>> from thalweg.foundation import ParameterSpace
@@ -72,15 +74,34 @@ def find_critical_point(
     if index is not None and not 0 <= index <= size:
         raise InvalidInputError(f"index must be between 0 and {size}, got {index}")
     chosen = _choose(objective, index) if method is None else method
+    index = _index_of(chosen, index, size)
     chosen.check(objective)
-    if isinstance(chosen, EigenvectorFollowing):
-        index = chosen.index
     free = isinstance(chosen, NewtonMinres)
 
     def endgame(candidates: Candidates) -> Ruling:
         return rule_critical_free(objective, candidates) if free else rule_critical(objective, candidates, index)
 
-    return drive(objective, points, chosen, endgame, limits, batch=batch)
+    together = len(points) if free else at_once(objective)
+    return drive(objective, points, chosen, endgame, limits, batch=batch, together=together)
+
+
+def _index_of(method: Method, index: int | None, size: int) -> int | None:
+    """The index that a method and the caller agree on.
+
+    Raises:
+        InvalidInputError: where they do not, or the method is for something else.
+    """
+    kinds = (IndexPreservingNewton, EigenvectorFollowing, NewtonMinres)
+    if not isinstance(method, kinds):
+        names = ", ".join(kind.__name__ for kind in kinds)
+        raise InvalidInputError(f"method must be an object of {names}, or None; got {method!r}")
+    if isinstance(method, EigenvectorFollowing):
+        if index not in (None, method.index) or method.index > size:
+            raise InvalidInputError(f"{method!r} and index={index} do not fit together in {size} dimensions")
+        return method.index
+    if isinstance(method, NewtonMinres) and index is not None:
+        raise InvalidInputError(f"NewtonMinres cannot see the index: use index=None, or EigenvectorFollowing({index})")
+    return index
 
 
 def _choose(objective: Objective, index: int | None) -> Method:

@@ -11,6 +11,7 @@ from thalweg.objectives import Objective
 from thalweg.solvers.local import LocalModel
 from thalweg.solvers.method import finite
 from thalweg.solvers.newton import decompose
+from thalweg.solvers.watch import checkpoint
 
 __all__ = ["Lanes", "follow"]
 
@@ -168,6 +169,7 @@ def _correct(
         active = (~arrived & ~failed).nonzero().squeeze(-1)
         if not len(active):
             break
+        checkpoint()
         owner = rows[active]
         found = objective.evaluate(theta[active], 1)
         assert found.gradient is not None

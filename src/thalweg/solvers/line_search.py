@@ -10,6 +10,7 @@ from torch import Tensor
 
 from thalweg.objectives import Objective
 from thalweg.solvers.method import finite
+from thalweg.solvers.watch import checkpoint
 
 __all__ = ["Line", "strong_wolfe"]
 
@@ -70,6 +71,7 @@ def strong_wolfe(
         rows = search.active.nonzero().squeeze(-1)
         if not len(rows):
             break
+        checkpoint()
         points = theta[rows] + trial[rows, None] * direction[rows]
         found = objective.evaluate(points, 1)
         assert found.gradient is not None

@@ -78,6 +78,7 @@ class LocalModel:
         rounding: of value and gradient; measured once per search, not at every point.
         drift: ``(b,)``, how far eigenvalues may still move on the way to the critical point; zero where nothing is
             known.
+        known: ``(b,)``, False where the Hessian is not finite: then the spectrum is all zeros, and means nothing.
     """
 
     theta: Float[Tensor, "b P"]
@@ -87,6 +88,7 @@ class LocalModel:
     vectors: Float[Tensor, "b P P"]
     rounding: Rounding
     drift: Float[Tensor, " b"]
+    known: Bool[Tensor, " b"]
 
     @property
     def slopes(self) -> Float[Tensor, "b P"]:
@@ -155,7 +157,7 @@ class LocalModel:
         return replace(self, **parts)
 
 
-_TENSORS = ("theta", "value", "gradient", "eigenvalues", "vectors")
+_TENSORS = ("theta", "value", "gradient", "eigenvalues", "vectors", "known")
 
 
 def measure(objective: Objective, theta: Float[Tensor, "b P"], rounding: Rounding | None = None) -> LocalModel:
@@ -164,8 +166,16 @@ def measure(objective: Objective, theta: Float[Tensor, "b P"], rounding: Roundin
     assert found.gradient is not None
     assert found.hessian is not None
     values, vectors = decompose(found.hessian)
+    known = torch.isfinite(found.hessian).all(-1).all(-1)
     if rounding is None:
         rounding = measure_rounding(objective, theta, found.value, found.gradient)
     return LocalModel(
-        theta, finite(found.value), found.gradient, values, vectors, rounding, torch.zeros_like(found.value)
+        theta=theta,
+        value=finite(found.value),
+        gradient=found.gradient,
+        eigenvalues=torch.where(known[:, None], values, torch.zeros_like(values)),
+        vectors=vectors,
+        rounding=rounding,
+        drift=torch.zeros_like(found.value),
+        known=known,
     )

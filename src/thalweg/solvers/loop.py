@@ -17,6 +17,7 @@ from thalweg.solvers.method import Method, State
 from thalweg.solvers.records import Records
 from thalweg.solvers.solution import Solution
 from thalweg.solvers.status import Status
+from thalweg.solvers.watch import StopSearch, watching
 
 __all__ = ["Callback", "Endgame", "Limits", "Snapshot", "drive"]
 
@@ -89,6 +90,7 @@ class _Run:
     endgame: Endgame
     records: Records
     control: RunControl
+    together: int = 2**31
     iteration: int = 0
     running: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))
     state: State | None = None
@@ -144,20 +146,21 @@ class _Run:
         if not len(chosen):
             return
         owners = self.running[chosen]
-        ruling = self.endgame(
-            Candidates(
-                theta=state.theta[chosen],
-                scale=self.scale()[chosen],
-                anchor=self.anchor[chosen],
-                stuck=stuck[chosen],
-                slow=slow[chosen],
-                kicks=self.records.kicks[owners],
-                tolerance=self.limits.tolerance,
-            )
+        given = Candidates(
+            theta=state.theta[chosen],
+            scale=self.scale()[chosen],
+            anchor=self.anchor[chosen],
+            stuck=stuck[chosen],
+            slow=slow[chosen],
+            kicks=self.records.kicks[owners],
+            tolerance=self.limits.tolerance,
         )
-        self.records.evaluations[owners] += ruling.evaluations
-        self.records.hessians[owners] += ruling.hessians
-        self.apply(chosen, ruling, far[chosen])
+        for part in torch.arange(len(owners), device=owners.device).split(self.together):
+            ruling = self.endgame(given.take(part))
+            self.records.evaluations[owners[part]] += ruling.evaluations
+            self.records.hessians[owners[part]] += ruling.hessians
+            rows = torch.searchsorted(self.running, owners[part])  # rows move up as others are dropped
+            self.apply(rows, ruling, far[chosen[part]])
 
     def apply(self, chosen: Tensor, ruling: Ruling, far: Tensor) -> None:
         """Close the rows that got a status, send on those that were moved, let the rest be."""
@@ -225,9 +228,10 @@ class _Run:
         )
 
     def end_all(self, status: Status, message: str) -> None:
-        """Close every start that still runs."""
+        """Close every start that has no status yet."""
         for owner in self.running.tolist():
-            self.close(owner, status, message)
+            if self.records.status[owner] is None:
+                self.close(owner, status, message)
         self.running = self.running[:0]
 
     def last_look(self) -> None:
@@ -235,9 +239,8 @@ class _Run:
         assert self.state is not None
         limit = f"Stopped after {self.iteration} iterations with the gradient at "
         norms = self.state.gradient_norm.tolist()
-        self.state = State(**{**vars(self.state), "stuck": torch.ones_like(self.state.stuck)})
         owners = self.running.tolist()
-        self.rule()
+        self.rule(slow=torch.ones_like(self.state.stuck))
         for owner, norm in zip(owners, norms, strict=True):
             if self.records.status[owner] in (None, Status.STALLED):
                 self.close(owner, Status.ITERATION_LIMIT, f"{limit}{norm:.2g}.")
@@ -260,6 +263,7 @@ def drive(
     limits: Limits,
     *,
     batch: torch.Size,
+    together: int = 2**31,
     seed: int | None = None,
 ) -> Solution:
     """Run a method from every start until each has ended; an interrupt from the keyboard ends all with what they have.
@@ -271,17 +275,26 @@ def drive(
         endgame: rules on candidates.
         limits: when to stop.
         batch: the shape the starts came in.
+        together: candidates that are put to the endgame at once.
         seed: of the starts, for the record.
     """
     control = RunControl(parse_duration(limits.time_budget), limits.stop_event)
-    run = _Run(objective, method, limits, endgame, Records.empty(theta), control)
+    run = _Run(objective, method, limits, endgame, Records.empty(theta), control, together)
     run.running = torch.arange(len(theta), device=theta.device)
     try:
-        with progress_bar(f"{method.alias}, {len(theta)} starts", total=len(theta), show=limits.progress) as bar:
+        title = f"{method.alias}, {len(theta)} starts"
+        with watching(control), progress_bar(title, total=len(theta), show=limits.progress) as bar:
             _iterate(run, bar)
+    except StopSearch as stop:
+        _stop(run, stop.reason)
     except KeyboardInterrupt:
         run.end_all(Status.INTERRUPTED, f"Interrupted from the keyboard after {run.iteration} iterations.")
     return run.records.solution(batch, control.elapsed(), repr(method), seed)
+
+
+def _stop(run: _Run, reason: str) -> None:
+    ended = next(status for status in Status if status.value == reason)
+    run.end_all(ended, f"Stopped after {run.iteration} iterations, {run.control.elapsed():.3g} s.")
 
 
 def _iterate(run: _Run, bar: Progress) -> None:
@@ -292,8 +305,7 @@ def _iterate(run: _Run, bar: Progress) -> None:
     while len(run.running):
         reason = run.control.why_stop()
         if reason is not None:
-            ended = next(status for status in Status if status.value == reason)
-            run.end_all(ended, f"Stopped after {run.iteration} iterations, {run.control.elapsed():.3g} s.")
+            _stop(run, reason)
         elif run.iteration >= most:
             run.last_look()
         else:

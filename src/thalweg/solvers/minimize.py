@@ -24,13 +24,16 @@ from thalweg.solvers.solution import Solution, in_batch_shape, tensor_fields
 from thalweg.solvers.starts import checked_starts
 from thalweg.solvers.status import Status
 
-__all__ = ["METHODS", "Resolution", "Resolver", "as_method", "minimize"]
+__all__ = ["METHODS", "Resolution", "Resolver", "as_method", "at_once", "dense_endgame", "minimize"]
 
 METHODS: dict[str, type[Method]] = {m.alias: m for m in (NewtonTrustRegion, NewtonCG, LevenbergMarquardt, LBFGS)}
 """Methods by alias."""
 
 DENSE_LIMIT = 1500
 """Above this many parameters the endgame multiplies with the Hessian instead of decomposing it."""
+
+SPECTRA = 20
+"""Matrices of P x P that the endgame holds for each candidate: its spectrum, that of a trial, and working copies."""
 
 Resolution = Status | tuple[Status, str] | None
 """What a resolver says of one start: nothing, a status, or a status with a message."""
@@ -58,6 +61,9 @@ def minimize(
     `converged` is said only of a point whose gradient is at its tolerance or rounding floor, whose Newton decrement is
     small, and from which no direction was found that leads to infinity; otherwise the status names what happened.
 
+    ``"lm"`` takes any loss of outputs, not squared error alone: with B the Hessian of the loss in the outputs its
+    matrix ``J^T B J`` is the generalised Gauss-Newton matrix, for cross-entropy too.
+
     Args:
         objective: what is minimised.
         theta: starts ``(*batch, P)``, or whatever `thalweg.objectives.as_theta` converts; None takes the parameters the
@@ -67,7 +73,8 @@ def minimize(
         max_iterations: per start; the method's own default where None.
         callback: called with a `Snapshot` after each iteration; returning True stops.
         stop_event: stops when set.
-        time_budget: seconds, or a text such as ``"2m"``.
+        time_budget: seconds, or a text such as ``"2m"``. It is looked at between evaluations: a single Hessian, or the
+            spectrum of one, is not broken off.
         resolver: may rename the status of starts that did not converge, see `Resolver`.
         starts: draw this many random starts instead of `theta` (`thalweg.solvers.random_starts`).
         seed: of those.
@@ -101,7 +108,8 @@ def minimize(
         return rule_minimum(objective, candidates) if dense else rule_minimum_free(objective, candidates)
 
     drawn = (0 if seed is None else seed) if starts is not None else None
-    solution = drive(objective, points, chosen, endgame, limits, batch=batch, seed=drawn)
+    together = at_once(objective) if dense else len(points)
+    solution = drive(objective, points, chosen, endgame, limits, batch=batch, together=together, seed=drawn)
     return solution if resolver is None else _resolved(objective, solution, resolver)
 
 
@@ -113,10 +121,13 @@ def as_method(method: str | Method) -> Method:
     """
     if isinstance(method, Method):
         return method
-    if method in METHODS:
+    if isinstance(method, str) and method in METHODS:
         return METHODS[method]()
+    if isinstance(method, type) and issubclass(method, Method):
+        raise InvalidInputError(f"method is the class {method.__name__}: make one of it, {method.__name__}()")
     raise InvalidInputError(
-        f"no method {method!r}; there are {', '.join(map(repr, METHODS))}, and classes with settings"
+        f"no method {method!r}; there are {', '.join(map(repr, METHODS))}, and objects of the method classes, such as "
+        "NewtonTrustRegion(radius=0.1)"
     )
 
 
@@ -125,6 +136,12 @@ def dense_endgame(objective: Objective) -> bool:
     size = objective.space.size
     item = torch.empty((), dtype=objective.dtype).element_size()
     return objective.path.second != "none" and size <= DENSE_LIMIT and 100 * size**2 * item <= current_limit()
+
+
+def at_once(objective: Objective) -> int:
+    """How many candidates a dense endgame takes at once, from the memory that there is."""
+    item = torch.empty((), dtype=objective.dtype).element_size()
+    return max(1, current_limit() // (SPECTRA * objective.space.size**2 * item))
 
 
 def _resolved(objective: Objective, solution: Solution, resolver: Resolver) -> Solution:

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from thalweg.solvers.watch import checkpoint
+
 __all__ = ["minres"]
 
 
@@ -50,6 +52,7 @@ def minres(
     for _ in range(limit):
         if not len(active):
             break
+        checkpoint()
         a = active
         image = product(a, v[a]) - beta_old[a, None] * old[a]
         products[a] += 1

@@ -67,9 +67,10 @@ class NewtonTrustRegion(Method):
 class LevenbergMarquardt(Method):
     """Gauss-Newton with damping adapted through a ball of trust (Levenberg 1944, Marquardt 1963, Moré 1978).
 
-    The matrix is ``J^T B J`` with B the Hessian of the loss in the outputs; parameters are scaled by the largest
-    diagonal seen. Where residuals are large it converges linearly, and the Newton steps that end every search do the
-    rest.
+    The matrix is ``J^T B J`` with B the Hessian of the loss in the outputs: for squared error the classical method, for
+    other losses of outputs, such as cross-entropy, its generalised form (Schraudolph 2002). Negative curvature, which
+    comes with a loss that is not convex in the outputs, counts as none. Parameters are scaled by the largest diagonal
+    seen. Where residuals are large it converges linearly, and the Newton steps that end every search do the rest.
 
     Args:
         radius: of the first ball, in units of the scaled ``1 + |theta|``.
@@ -143,11 +144,11 @@ def _positive(method: NewtonTrustRegion | LevenbergMarquardt) -> None:
 
 
 def predict_memory(objective: Objective, starts: int) -> None:
-    """A matrix, its eigenvectors and the working copies of both, for every start."""
+    """A matrix, its eigenvectors and the working copies of both, for every start: ten at the peak, as measured."""
     size = objective.space.size
     item = torch.empty((), dtype=objective.dtype).element_size()
     require_memory(
-        6 * starts * size**2 * item,
+        10 * starts * size**2 * item,
         f"dense curvature of {starts} start(s) in {size} dimensions",
         "Use method='newton-cg' or 'l-bfgs', or fewer starts at once.",
     )
@@ -192,9 +193,9 @@ def _first(theta: Tensor, found: Evaluation, radius: float) -> State:
     values, vectors = decompose(found.hessian)
     slopes = (vectors.mT @ found.gradient[:, :, None]).squeeze(-1)
     length = found.gradient.norm(dim=-1)
-    tiny = torch.finfo(theta.dtype).tiny
+    shares = slopes / length.clamp(min=torch.finfo(theta.dtype).tiny)[:, None]  # slopes alone may overflow when squared
     # ten steps of steepest descent: near a minimum the first steps stay near, where a flat direction would lead away
-    descent = length**3 / (values.abs() * slopes**2).sum(-1).clamp(min=tiny)
+    descent = length / (values.abs() * shares**2).sum(-1).clamp(min=torch.finfo(theta.dtype).tiny)
     widest = radius * (1 + theta.norm(dim=-1))
     first = torch.minimum(widest, (10 * descent).clamp(min=1e-3 * widest))
     return State.fresh(theta, found.value, found.gradient, 1, eigenvalues=values, vectors=vectors, radius=first)

@@ -14,6 +14,7 @@ from thalweg.foundation import InvalidInputError
 from thalweg.objectives import Objective
 from thalweg.solvers.method import Method, State
 from thalweg.solvers.trust import Proposal, advance
+from thalweg.solvers.watch import checkpoint
 
 __all__ = ["NewtonCG", "Truncated", "products_at", "steihaug"]
 
@@ -134,6 +135,7 @@ def steihaug(
     for _ in range(limit):
         if not len(active):
             break
+        checkpoint()
         d, p, r, rho = direction[active], step[active], residual[active], radius[active]
         image = product(active, d)
         products[active] += 1

@@ -11,6 +11,7 @@ from torch import Tensor
 from thalweg.objectives import Objective
 from thalweg.solvers.local import LocalModel, measure, rounding_signs
 from thalweg.solvers.newton import decompose
+from thalweg.solvers.watch import checkpoint
 
 __all__ = ["Polished", "polish"]
 
@@ -72,6 +73,7 @@ def polish(objective: Objective, model: LocalModel, *, saddle: bool = False) -> 
         active = active[(unfinished & (length > shortest))[active]]
         if not len(active):
             break
+        checkpoint()
         cap = ((1 + model.theta[active].norm(dim=-1)) / length[active]).clamp(max=1)
         trial = measure(objective, model.theta[active] + cap[:, None] * step[active], model.rounding.take(active))
         hessians[active] += 1

@@ -6,16 +6,7 @@ import torch
 from torch import Tensor
 
 from thalweg.objectives import Objective
-from thalweg.solvers.classify import (
-    Candidates,
-    Ruling,
-    directions,
-    is_small,
-    report,
-    roughly,
-    stall_message,
-    walk_in_groups,
-)
+from thalweg.solvers.classify import Candidates, Ruling, is_small, is_telling, report, stall_message
 from thalweg.solvers.classify_free import CONTRACTS, empty_ruling, escape_along
 from thalweg.solvers.local import NEAR, measure, measure_rounding
 from thalweg.solvers.method import finite, max_norm
@@ -23,6 +14,7 @@ from thalweg.solvers.minres import minres
 from thalweg.solvers.naming import gather, name_escape
 from thalweg.solvers.newton_cg import products_at
 from thalweg.solvers.polish import Polished, polish
+from thalweg.solvers.soft_directions import directions, roughly, walk_in_groups
 from thalweg.solvers.status import Status
 from thalweg.solvers.valley import ValleyShape
 
@@ -43,17 +35,18 @@ def rule_critical(objective: Objective, given: Candidates, index: int | None) ->
     polished = polish(objective, measure(objective, given.theta), saddle=True)
     ruling, model = Ruling.of(polished), polished.model
     small = is_small(objective, model.theta, model.gradient_norm, model.rounding.floor, given.tolerance)
+    telling = is_telling(given, small, model.gradient_norm, model.rounding.floor)
     doubtful = []
     for row in range(len(small)):
         wrong = index is not None and not _has_index(ruling, row, index)
         if bool(small[row]) and not wrong and not bool(polished.soft[row].any()):
             ruling.end(row, Status.CONVERGED, _report(polished, ruling, row, given.tolerance))
-        elif (bool(small[row]) or bool(given.stuck[row]) or bool(given.slow[row])) and not wrong:
+        elif (bool(telling[row]) or bool(given.stuck[row]) or bool(given.slow[row])) and not wrong:
             doubtful.append(row)
         elif bool(given.stuck[row]):
             ruling.end(row, Status.STALLED, _stalled(objective, ruling, row, index))
     if doubtful:
-        _walk(objective, given, roughly(polished, small, saddle=True), ruling, doubtful, small)
+        _walk(objective, given, roughly(polished, telling, saddle=True), ruling, doubtful, telling)
     return ruling
 
 
@@ -95,11 +88,13 @@ def rule_critical_free(objective: Objective, given: Candidates) -> Ruling:
             break
     norm, unit = max_norm(gradient), 1 + theta.abs().amax(-1)
     small = is_small(objective, theta, norm, rounding.floor, given.tolerance)
+    telling = is_telling(given, small, norm, rounding.floor)
     near = (length <= NEAR * unit) | ((ratio < CONTRACTS) & (length * ratio / (1 - ratio) <= 1e-2 * unit))
     for row in range(len(norm)):
-        if not (bool(small[row]) or bool(given.stuck[row])):
+        if not (bool(small[row]) or bool(given.stuck[row]) or bool(given.slow[row])):
             continue
-        escape = escape_along(objective, given, ruling, row, rounding)
+        looked = bool(telling[row]) or bool(given.stuck[row]) or bool(given.slow[row])
+        escape = escape_along(objective, given, ruling, row, rounding) if looked else None
         if escape is not None:
             ruling.end(row, *escape)
         elif bool(small[row] & near[row]):
@@ -134,7 +129,7 @@ def _walk(
     for r in rows:
         if ruling.status[r] is not None:
             continue
-        if bool(small[r]) and ValleyShape.UNDECIDED not in shapes[r]:
+        if bool(small[r] & model.known[r]) and ValleyShape.UNDECIDED not in shapes[r]:
             ruling.end(r, Status.CONVERGED, _report(polished, ruling, r, given.tolerance))
         elif bool(given.stuck[r]):
             ruling.end(r, Status.STALLED, _stalled(objective, ruling, r, None))

@@ -17,6 +17,7 @@ from thalweg.solvers.newton import decompose, predict_memory
 from thalweg.solvers.newton_cg import products_at
 from thalweg.solvers.subproblem import trust_region_step
 from thalweg.solvers.trials import Trials
+from thalweg.solvers.watch import checkpoint
 
 __all__ = ["EigenvectorFollowing", "IndexPreservingNewton", "NewtonMinres"]
 
@@ -60,15 +61,19 @@ class IndexPreservingNewton(Method):
         slopes = (vectors.mT @ state.gradient[:, :, None]).squeeze(-1)
         index = _count_negative(values)
         radius, trials = state.memory["radius"].clone(), Trials(state)
-        merit = (state.gradient**2).sum(-1) / 2
+        tiny = torch.finfo(values.dtype).tiny
+        unit = values.abs().amax(-1).clamp(min=tiny)  # of slopes and curvatures: their squares may leave the range
+        merit = ((state.gradient / unit[:, None]) ** 2).sum(-1) / 2
         for attempt in range(_TRIALS):
             rows = trials.pending
             if not len(rows):
                 break
-            move, predicted, boundary = _gradient_step(values[rows], slopes[rows], radius[rows])
+            checkpoint()
+            scale = unit[rows, None]
+            move, predicted, boundary = _gradient_step(values[rows] / scale, slopes[rows] / scale, radius[rows])
             step = (vectors[rows] @ move[:, :, None]).squeeze(-1)
             gradient = objective.gradient(state.theta[rows] + step)
-            ratio = (merit[rows] - (gradient**2).sum(-1) / 2) / predicted.clamp(min=torch.finfo(merit.dtype).tiny)
+            ratio = (merit[rows] - ((gradient / scale) ** 2).sum(-1) / 2) / predicted.clamp(min=tiny)
             fine = (ratio > 1e-4) & torch.isfinite(gradient).all(-1)
             trials.count(rows)
             kept = trials.measure(objective, rows[fine], state.theta[rows[fine]] + step[fine])
@@ -80,9 +85,8 @@ class IndexPreservingNewton(Method):
             length = step.norm(dim=-1)
             wider = accepted & (ratio > 0.75) & boundary
             grown = torch.where(wider, 2.5 * radius[rows], radius[rows])
-            radius[rows] = torch.where(
-                accepted & (ratio > 0.25), grown, torch.where(accepted, 0.5, 0.3).to(radius) * length
-            )
+            shrunk = torch.where(accepted, 0.5, 0.3).to(radius) * length
+            radius[rows] = torch.where(accepted & (ratio > 0.25), grown, shrunk).clamp(min=tiny)
             trials.settle(rows[accepted])
         return trials.state(state, radius)
 
@@ -126,6 +130,7 @@ class EigenvectorFollowing(Method):
             rows = trials.pending
             if not len(rows):
                 break
+            checkpoint()
             move = self._move(values[rows], slopes[rows], radius[rows])
             step = (vectors[rows] @ move[:, :, None]).squeeze(-1)
             foreseen = (vectors[rows] @ (slopes[rows] + values[rows] * move)[:, :, None]).squeeze(-1)
@@ -156,9 +161,7 @@ class EigenvectorFollowing(Method):
 
 @dataclass(frozen=True)
 class NewtonMinres(Method):
-    """Newton's method on the gradient for many parameters.
-
-    MINRES on Hessian products, damped by the norm of the gradient.
+    """Newton's method on the gradient for many parameters: MINRES on Hessian products, damped by the gradient's norm.
 
     It goes to a critical point near the start; whether the index stays cannot be seen without eigenvalues.
 
@@ -189,15 +192,16 @@ class NewtonMinres(Method):
     def step(self, objective: Objective, state: State) -> State:
         """One linear solve, then halvings until the gradient falls."""
         length = state.gradient.norm(dim=-1)
-        exact = float((length / state.memory["first"].clamp(min=torch.finfo(length.dtype).tiny)).min())
+        exactness = length / state.memory["first"].clamp(min=torch.finfo(length.dtype).tiny)  # each row by its own
         limit = self.inner if self.inner is not None else min(2 * state.theta.shape[-1], 1000)
         product = products_at(objective, state.theta)
-        full, _, products = minres(product, -state.gradient, tolerance=min(0.1, max(exact, 1e-10)), limit=limit)
+        full, _, products = minres(product, -state.gradient, tolerance=exactness.clamp(min=1e-10, max=0.1), limit=limit)
         radius, trials = state.memory["radius"].clone(), Trials(state)
         for _ in range(_TRIALS):
             rows = trials.pending
             if not len(rows):
                 break
+            checkpoint()
             size = full[rows].norm(dim=-1)
             share = (radius[rows] / size.clamp(min=torch.finfo(size.dtype).tiny)).clamp(max=1)
             point = state.theta[rows] + share[:, None] * full[rows]

@@ -119,9 +119,8 @@ class Solution:
             lines.append(f"value: best {float(finite.min()):.10g}, median {float(finite.median()):.10g}")
         lines.append(f"largest gradient (maximum norm): {float(self.gradient_norm.max()):.3g}")
         lines.append(
-            f"cost: at most {int(self.iterations.max())} iterations; {int(self.evaluations.sum())} values and "
-            f"gradients, "
-            f"{int(self.hessians.sum())} Hessians or products in all"
+            f"cost: at most {int(self.iterations.max())} iterations; in all {int(self.evaluations.sum())} values and "
+            f"gradients, {int(self.hessians.sum())} Hessians or products"
         )
         pairs = list(zip(self.statuses, self.messages, strict=True))
         failed = [(i, s, m) for i, (s, m) in enumerate(pairs) if s is not Status.CONVERGED]

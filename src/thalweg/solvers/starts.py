@@ -50,8 +50,14 @@ def checked_starts(
     """The starts as ``(b, P)`` in the objective's dtype, and the batch shape they came in.
 
     Raises:
-        InvalidInputError: for points that are not finite or misshapen, or where there is nothing to start from.
+        InvalidInputError: for points that are not finite or misshapen, where there is nothing to start from, or where
+            what is given is no objective.
     """
+    if not isinstance(objective, Objective):
+        raise InvalidInputError(
+            f"an objective is needed, got {type(objective).__name__}: make one with "
+            "thalweg.EmpiricalRisk(model, loss, inputs, targets)"
+        )
     if theta is not None and starts is not None:
         raise InvalidInputError("give either theta or starts=..., not both")
     if seed is not None and starts is None:

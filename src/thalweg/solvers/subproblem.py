@@ -60,9 +60,10 @@ def trust_region_step(
     tiny = torch.finfo(eigenvalues.dtype).eps * largest + torch.finfo(eigenvalues.dtype).tiny
     gaps = eigenvalues - lowest
     goal = radius[:, None]
-    # sigma = mu + lowest >= 0 is the shifted unknown; both bounds on it follow from |slopes_1| / sigma <= |p| <=
-    # |slopes| / sigma
-    least = torch.maximum(torch.maximum(lowest, slopes[:, :1].abs() / goal), tiny)
+    # sigma = mu + lowest >= 0 is the shifted unknown; the bounds on it follow from
+    # |slopes_i| / (gap_i + sigma) <= |p| <= |slopes| / sigma
+    least = (slopes.abs() / goal - gaps).amax(-1, keepdim=True)
+    least = torch.maximum(torch.maximum(lowest, least), tiny)
     most = torch.maximum(slopes.norm(dim=-1, keepdim=True) / goal, least)
     sigma = least
     for _ in range(60):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from thalweg.objectives import Objective
 from thalweg.solvers.method import State, finite, max_norm
+from thalweg.solvers.watch import checkpoint
 
 __all__ = ["Advance", "Proposal", "advance", "judge"]
 
@@ -107,6 +108,7 @@ def advance(
     pending = torch.arange(len(theta), device=theta.device)
     resolution = torch.finfo(theta.dtype).eps * scale.amax(-1) * (1 + theta.norm(dim=-1)) / 4
     for _ in range(_ATTEMPTS):
+        checkpoint()
         proposal = propose(pending, radius[pending])
         here = state.take(pending)
         ratio, accepted = judge(objective, here, proposal.step, proposal.predicted)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from thalweg.foundation import first_line
 from thalweg.structure.activations import ActivationFacts
 
 __all__ = ["contradictions", "probe_points"]
@@ -39,8 +40,12 @@ def contradictions(facts: ActivationFacts) -> list[str]:
     """
     points = probe_points()
     with torch.no_grad():
-        values = facts.function(points)
-        mirrored = facts.function(-points)
+        try:
+            values, mirrored = facts.function(points), facts.function(-points)
+        except Exception as error:  # whatever a user's function may raise
+            return [f"it fails on {len(points)} numbers in float64 ({type(error).__name__}: {first_line(error)})"]
+    if not isinstance(values, Tensor) or values.shape != points.shape or values.dtype != points.dtype:
+        return ["it does not give one number of the same type for every entry"]
     return [
         *_reflections(facts, points, values, mirrored),
         *_homogeneous(facts, points, values),

@@ -196,6 +196,8 @@ def _two_sided_power(sample: _Sample) -> ActivationFacts | None:
         function = TwoSidedPower(left, right, k)
         if not sample.equals(function):
             continue
+        if k == 1 and right == -left:
+            return None  # a multiple of the identity
         if k == 1 and right != 0:
             return leaky_relu_facts(-left / right).rescaled(1.0, right)
         if k == 1:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from thalweg.foundation import InvalidInputError
 from thalweg.structure.activations import ActivationFacts, register_activation
 
 __all__ = ["elu_facts", "leaky_relu_facts", "power_facts", "softplus_facts"]
@@ -174,9 +175,14 @@ _CORNER: dict[str, Any] = {"kinks": (0.0,), "smoothness": 0, "analytic": False}
 def leaky_relu_facts(slope: float, name: str | None = None) -> ActivationFacts:
     """Facts of ``z`` for z > 0 and ``slope * z`` below, for any slope but 1.
 
+    Raises:
+        InvalidInputError: for a slope of 1, which is the identity.
+
     >>> leaky_relu_facts(0.2).lipschitz
     1.0
     """
+    if slope == 1 or not math.isfinite(slope):
+        raise InvalidInputError(f"a leaky ReLU has a finite slope other than 1, got {slope}")
     return ActivationFacts(
         name or f"leaky_relu({slope:.6g})",
         partial(functional.leaky_relu, negative_slope=slope),
@@ -196,7 +202,13 @@ def leaky_relu_facts(slope: float, name: str | None = None) -> ActivationFacts:
 
 
 def elu_facts(alpha: float, scale: float = 1.0, name: str | None = None) -> ActivationFacts:
-    """Facts of ``scale * z`` for z > 0 and ``scale * alpha * (exp(z) - 1)`` below, for positive alpha and scale."""
+    """Facts of ``scale * z`` for z > 0 and ``scale * alpha * (exp(z) - 1)`` below, for positive alpha and scale.
+
+    Raises:
+        InvalidInputError: for factors that are not positive.
+    """
+    if not (alpha > 0 and scale > 0):
+        raise InvalidInputError(f"these facts hold for positive alpha and scale, got {alpha} and {scale}")
     return ActivationFacts(
         name or (f"elu({alpha:.6g})" if scale == 1 else f"{scale:.6g} elu({alpha:.6g})"),
         partial(_elu, alpha=alpha, scale=scale),
@@ -215,7 +227,13 @@ def elu_facts(alpha: float, scale: float = 1.0, name: str | None = None) -> Acti
 
 
 def power_facts(exponent: int, name: str | None = None) -> ActivationFacts:
-    """Facts of ``z**exponent`` for an integer exponent of at least 2."""
+    """Facts of ``z**exponent`` for an integer exponent of at least 2.
+
+    Raises:
+        InvalidInputError: for any other exponent.
+    """
+    if exponent != int(exponent) or exponent < 2:
+        raise InvalidInputError(f"these facts hold for integer exponents of at least 2, got {exponent}")
     even = exponent % 2 == 0
     return ActivationFacts(
         name or f"z**{exponent}",
@@ -240,7 +258,12 @@ def softplus_facts(beta: float = 1.0, threshold: float = 20.0, name: str | None 
 
     The switch changes the value by less than ``exp(-threshold) / beta`` and is not counted as a kink; the facts are
     those of the mathematical function and hold for the computed one to that accuracy.
+
+    Raises:
+        InvalidInputError: for a beta that is not positive.
     """
+    if not beta > 0:
+        raise InvalidInputError(f"these facts hold for a positive beta, got {beta}")
     return ActivationFacts(
         name or (f"softplus(beta={beta:.6g})" if threshold == 20 else f"softplus(beta={beta:.6g}, {threshold:.6g})"),
         partial(_softplus, beta=beta, threshold=threshold),

@@ -21,8 +21,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from thalweg.foundation import first_line
 from thalweg.structure.program import Operation, Program, Ref, Value, resolve
-from thalweg.structure.source import ForwardFailedError, NotTraceableError, Source, first_line
+from thalweg.structure.source import ForwardFailedError, NotTraceableError, Source
 
 __all__ = ["capture", "plain_execution"]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from operator import mul
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -139,11 +141,19 @@ class DenseNetwork:
         return found
 
     def features(self, inputs: Any) -> Float[Tensor, "M d"]:
-        """What the first layer sees, one row after another, for inputs with any number of samples."""
+        """What the first layer sees, one row after another, for inputs with any number of samples.
+
+        Raises:
+            InvalidInputError: for inputs that do not fit the first layer.
+        """
         step = self._structure.steps[self._features]
         leaves = pytree.tree_leaves(inputs)
         if self._flat is not None and not self._left:
-            return leaves[self._flat].detach().to(torch.float64).reshape(-1, self.layers[0].in_features)
+            given = leaves[self._flat].detach().to(torch.float64)
+            size, shape = self.layers[0].in_features, tuple(given.shape)
+            if size not in accumulate(reversed(shape), mul, initial=1):  # else rows would hold parts of several samples
+                raise InvalidInputError(f"the first layer reads {size} numbers a row, which inputs {shape} do not hold")
+            return given.reshape(-1, size)
         if step.kind == "input":
             tensor = leaves[int(self._structure.key_of(step))].detach().to(torch.float64)
         else:

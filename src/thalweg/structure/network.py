@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["NetworkStructure"]
 
 _WITH_WEIGHTS = frozenset({"dense", "convolution", "embedding", "norm"})
+_ONE_BY_ONE = frozenset({"_embedding_bag"})
+"""Operations that ``vmap`` itself takes one by one, and complains of."""
 _KEPT_PROGRAMS = 4
 PART_BYTES = 256 * 2**20
 """Bytes of intermediate results aimed at when samples are computed part by part."""
@@ -115,7 +117,7 @@ class NetworkStructure:
                 users.setdefault(name, []).append(step.index)
         return {name: tuple(steps) for name, steps in users.items() if len(steps) > 1}
 
-    def homogeneity(self, parameters: Iterable[str] | None = None) -> float | None:
+    def homogeneity(self, parameters: str | Iterable[str] | None = None) -> float | None:
         """The degree k with f(c theta) = c^k f(theta) for all c > 0, where only some parameters are scaled.
 
         Args:
@@ -123,8 +125,12 @@ class NetworkStructure:
 
         Returns:
             The degree; None if the outputs are not homogeneous in these parameters (or not known to be).
+
+        Raises:
+            InvalidInputError: for a name that no parameter has.
         """
-        names = set(self.parameters.names if parameters is None else parameters)
+        chosen = [parameters] if isinstance(parameters, str) else parameters
+        names = set(self.parameters.names if chosen is None else chosen)
         unknown = names - set(self.parameters.names)
         if unknown:
             known = ", ".join(self.parameters.names)
@@ -215,30 +221,37 @@ class NetworkStructure:
         Inputs may have any number of samples: for a new shape the module is traced again.
 
         Raises:
-            InvalidInputError: if the network computes other steps for inputs of this shape.
+            InvalidInputError: if the network computes other steps for inputs of this shape, or for a theta of another
+                length.
         """
         leaves = to_double(pytree.tree_leaves(inputs))
         program, description = self._for(inputs, leaves)
+        if not isinstance(theta, Tensor) or theta.shape[-1:] != (self.space.size,):
+            found = tuple(theta.shape) if isinstance(theta, Tensor) else type(theta).__name__
+            raise InvalidInputError(f"theta must be a tensor (*batch, {self.space.size}), got {found}")
         batch = theta.shape[:-1]
-        if theta.shape[-1:] != (self.space.size,):
-            raise InvalidInputError(f"theta has shape {tuple(theta.shape)}, expected (*batch, {self.space.size})")
         rows = theta.reshape(-1, self.space.size).to(self.frozen)
+        if not len(rows):
+            return [rows.new_zeros(*batch, *description[step].shape) for step in steps]
 
         def one(row: Tensor) -> list[Tensor]:
             return run_steps(description, program, self.parameters, self.named(row), leaves, steps)
 
         with plain_execution():
-            results = _for_rows(one, rows)
+            results = _for_rows(one, rows, together=not any(v.base in _ONE_BY_ONE for v in program.values))
         return [r.reshape(*batch, *r.shape[1:]) for r in results]
 
     def one_theta(self, theta: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
         """A single parameter vector, checked, in float64 where tables of weights are compared.
 
         Raises:
-            InvalidInputError: for a batch or another length.
+            InvalidInputError: for a batch or another length, and for entries that are not finite.
         """
-        if theta.shape != (self.space.size,):
-            raise InvalidInputError(f"one parameter vector ({self.space.size},) is needed, got {tuple(theta.shape)}")
+        if not isinstance(theta, Tensor) or theta.shape != (self.space.size,):
+            found = tuple(theta.shape) if isinstance(theta, Tensor) else type(theta).__name__
+            raise InvalidInputError(f"one parameter vector ({self.space.size},) is needed, got {found}")
+        if not bool(torch.isfinite(theta).all()):
+            raise InvalidInputError(f"theta holds {int((~torch.isfinite(theta)).sum())} NaN or infinite entries")
         return theta.detach().to("cpu", torch.float64)
 
     def record_parts(self, theta: Float[Tensor, " P"], inputs: Any, steps: Sequence[int]) -> Iterator[list[Tensor]]:
@@ -349,14 +362,14 @@ def _signature(steps: Sequence[Step]) -> tuple[Any, ...]:
     return tuple((s.kind, s.reads, s.parameters, name) for s, name in zip(steps, names, strict=True))
 
 
-def _for_rows(one: Any, rows: Tensor) -> list[Tensor]:
+def _for_rows(one: Any, rows: Tensor, *, together: bool) -> list[Tensor]:
     """Apply a function of one parameter vector to all rows: by ``vmap``, or one after another where that fails."""
-    if len(rows) > 1:
+    if together and len(rows) > 1:
         try:
-            together: list[Tensor] = torch.func.vmap(one)(rows)
+            batched: list[Tensor] = torch.func.vmap(one)(rows)
         except (RuntimeError, NotImplementedError):  # an operation without a batching rule
             pass
         else:
-            return together
+            return batched
     separate = [one(row) for row in rows.unbind()]
     return [torch.stack(column) for column in zip(*separate, strict=True)]

@@ -65,8 +65,14 @@ class Operation:
 
     @property
     def functional(self) -> Operation:
-        """The operation that returns what this one writes into its argument: ``add`` for ``add_``; itself otherwise."""
+        """The operation that computes the same as an ordinary function with a derivative; itself where it is one.
+
+        ``add`` for ``add_``, which writes into its argument; and for a bag of embeddings the one that is used where a
+        gradient is wanted.
+        """
         parts = self.name.split(".")
+        if parts[-2:-1] == ["_embedding_bag_forward_only"]:
+            return Operation(".".join([parts[0], "_embedding_bag", parts[2]]))
         if self.name == "getitem" or not parts[1].endswith("_") or parts[1] == "copy_":
             return self
         twin = Operation(".".join([parts[0], parts[1][:-1], parts[2]]))

@@ -208,12 +208,19 @@ class _Recogniser:
         base = maker.base
         if base in _NORMS:
             return "norm"
+        if base == "_embedding_bag":
+            return "embedding" if self._adds_embeddings(maker) else "other"
         kind = _KINDS.get(base, "rearrange" if maker.moves else "other")
         if kind in {"add", "multiply", "matmul", "concatenate", "rearrange"} and mixed_operands:
             return "other"
         if base in {"add", "sub"} and dict(maker.kwargs).get("alpha", 1) != 1:
             return "other"
         return kind
+
+    def _adds_embeddings(self, bag: Value) -> bool:
+        """Whether a bag is a sum or mean of its embeddings, weighted by data at most (a maximum is not linear)."""
+        mode, factors = (bag.args[place] if place < len(bag.args) else None for place in (4, 6))
+        return mode in (None, 0, 1) and getattr(factors, "index", -1) not in self._on_parameters
 
     def _own_parameters(self, index: int) -> list[Weights]:
         """The tensors of parameters that enter an operation directly."""

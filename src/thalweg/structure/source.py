@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils import _pytree as pytree
 
-__all__ = ["Forward", "ForwardFailedError", "NotTraceableError", "Source", "first_line"]
+from thalweg.foundation import first_line
+
+__all__ = ["Forward", "ForwardFailedError", "NotTraceableError", "Source"]
 
 Forward = Callable[[Any, Any], Any]
 
@@ -138,8 +140,3 @@ def _without_keepsakes(caller: nn.Module) -> Iterator[None]:
 
 def _holds_tensor(value: Any) -> bool:
     return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))
-
-
-def first_line(error: Exception) -> str:
-    """The beginning of an error's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

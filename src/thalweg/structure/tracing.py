@@ -56,7 +56,7 @@ def trace(
         seed: of the random parameters and inputs at which the description is checked.
 
     Raises:
-        InvalidInputError: if the space has blocks that are no parameters of the module.
+        InvalidInputError: for what is no module, and if the space has blocks that are no parameters of the module.
 
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
     >>> structure = trace(net, torch.randn(5, 3, generator=torch.Generator().manual_seed(0)))
@@ -76,6 +76,8 @@ def explain_trace(
     >>> explain_trace(nn.Sequential(nn.Linear(2, 2), nn.Dropout()), torch.ones(3, 2)).reason
     'its forward draws random numbers (bernoulli); dropout is switched off by model.eval()'
     """
+    if not isinstance(model, nn.Module):
+        raise InvalidInputError(f"a network's structure is traced from an nn.Module, got {type(model).__name__}")
     try:
         source = Source(model, forward)
         return TraceReport(_describe(source, inputs, _checked_space(model, source, space), seed))
@@ -107,6 +109,8 @@ def _describe(source: Source, inputs: Any, space: ParameterSpace, seed: int) -> 
     leaves, spec = pytree.tree_flatten(inputs)
     if not any(isinstance(leaf, Tensor) for leaf in leaves):
         raise NotTraceableError("its inputs hold no tensor")
+    if leading_dimension(leaves) == 0:
+        raise NotTraceableError("its inputs hold no sample, on which the description could be checked")
     fewer = (leading_dimension(leaves) or 0) > SAMPLES
     try:
         few = some_samples(leaves, slice(SAMPLES)) if fewer else leaves

@@ -51,6 +51,7 @@ class UnitGroup:
             ``"sign"`` of a unit's incoming weights (with its outgoing ones where parity is -1); ``"scaling"`` of
             incoming weights by c > 0 and of outgoing ones by c to minus the degree; ``"mixing"`` of linear units by
             any invertible matrix.
+        theta_size: number P of coordinates of theta.
     """
 
     name: str
@@ -67,6 +68,7 @@ class UnitGroup:
     degree: Float[Tensor, " k"]
     parity: Int[Tensor, " k"]
     symmetries: frozenset[Symmetry]
+    theta_size: int
 
     @property
     def size(self) -> int:
@@ -87,8 +89,8 @@ class UnitGroup:
         Raises:
             InvalidInputError: if the order is not a permutation, or the units cannot be permuted.
         """
-        self._require("permutation")
-        if not torch.equal(order.sort().values, torch.arange(self.size)):
+        self._require("permutation", theta)
+        if order.is_floating_point() or not torch.equal(order.sort().values, torch.arange(self.size)):
             raise InvalidInputError(f"expected a permutation of 0..{self.size - 1}, got {order.tolist()}")
         result = theta.clone()
         for table in (self.incoming, self.bias, self.scale, self.outgoing):
@@ -100,11 +102,11 @@ class UnitGroup:
         """Theta with the incoming weights of each unit multiplied by its sign: the same function.
 
         Raises:
-            InvalidInputError: if a sign is not 1 or -1, or signs cannot be changed.
+            InvalidInputError: unless there is one sign of 1 or -1 for each unit, or if signs cannot be changed.
         """
-        self._require("sign")
-        if not bool((signs.abs() == 1).all()):
-            raise InvalidInputError("signs must be 1 or -1")
+        self._require("sign", theta)
+        if signs.shape != (self.size,) or not bool((signs.abs() == 1).all()):
+            raise InvalidInputError(f"{self.size} signs are needed, each 1 or -1, got {signs.tolist()}")
         outgoing = torch.where(self.parity < 0, signs.unsqueeze(1), 1.0)
         return self._multiplied(theta, signs.unsqueeze(1), outgoing)
 
@@ -112,22 +114,26 @@ class UnitGroup:
         """Theta with the incoming weights of each unit multiplied by its positive factor: the same function.
 
         Raises:
-            InvalidInputError: if a factor is not positive, or the units cannot be scaled.
+            InvalidInputError: unless there is one positive factor for each unit, or if the units cannot be scaled.
         """
-        self._require("scaling")
-        if not bool((factors > 0).all()):
-            raise InvalidInputError("factors must be positive")
+        self._require("scaling", theta)
+        if factors.shape != (self.size,) or not bool(((factors > 0) & factors.isfinite()).all()):
+            raise InvalidInputError(f"{self.size} positive finite factors are needed, got {factors.tolist()}")
         return self._multiplied(theta, factors.unsqueeze(1), factors.unsqueeze(1) ** -self.degree)
 
     def mixed(self, theta: Float[Tensor, "*batch P"], matrix: Float[Tensor, "m m"]) -> Float[Tensor, "*batch P"]:
         """Theta with the units replaced by their mixtures, ``matrix @ units``: the same function.
 
         Raises:
-            InvalidInputError: if the units are not linear.
+            InvalidInputError: if the matrix is not invertible or not m x m, or the units are not linear.
         """
-        self._require("mixing")
+        self._require("mixing", theta)
+        inverse, failed = torch.linalg.inv_ex(matrix) if matrix.shape == (self.size, self.size) else (matrix, True)
+        if failed:
+            found = "a singular one" if matrix.shape == (self.size, self.size) else tuple(matrix.shape)
+            raise InvalidInputError(f"an invertible matrix ({self.size}, {self.size}) is needed, got {found}")
         result = theta.clone()
-        for table, by in ((self.incoming, matrix), (self.bias, matrix), (self.outgoing, torch.linalg.inv(matrix).T)):
+        for table, by in ((self.incoming, matrix), (self.bias, matrix), (self.outgoing, inverse.T)):
             before = result.clone()
             result[..., table] = torch.einsum("ij,...jk->...ik", by.to(theta), before[..., table])
         return result
@@ -138,7 +144,9 @@ class UnitGroup:
             result[..., table] = result[..., table] * factors.to(theta)  # each table lists a coordinate once
         return result
 
-    def _require(self, symmetry: Symmetry) -> None:
+    def _require(self, symmetry: Symmetry, theta: Tensor) -> None:
+        if theta.shape[-1:] != (self.theta_size,):
+            raise InvalidInputError(f"theta has shape {tuple(theta.shape)}, expected (*batch, {self.theta_size})")
         if symmetry not in self.symmetries:
             found = ", ".join(sorted(self.symmetries)) or "no other"
             raise InvalidInputError(f"the units of {self.name!r} have no {symmetry} symmetry ({found})")
@@ -250,6 +258,7 @@ def _assemble(structure: NetworkStructure, axes: UnitAxes, one: Tensor, members:
         degree=of_outgoing(lambda r: r.degree),
         parity=of_outgoing(lambda r: r.parity),
         symmetries=frozenset(),
+        theta_size=structure.space.size,
     )
     return replace(group, symmetries=_symmetries(group, bool(of_outgoing(lambda r: r.linear).all())))
 

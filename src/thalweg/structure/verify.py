@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from thalweg.foundation import first_line
 from thalweg.structure.capture import plain_execution
 from thalweg.structure.source import Source
 
@@ -67,7 +68,7 @@ def _compare(source: Source, case: _Case, spec: pytree.TreeSpec, rebuilt: Rebuil
     try:
         found = rebuilt(case.parameters, case.leaves)
     except (RuntimeError, ValueError, IndexError) as error:
-        return f"the description fails ({str(error).splitlines()[0][:120]})"
+        return f"the description fails ({first_line(error)})"
     if len(found) != len(expected):
         return f"the description has {len(found)} outputs, the module {len(expected)}"
     for ours, theirs in zip(found, expected, strict=True):
@@ -100,11 +101,11 @@ def _compare_gradients(source: Source, case: _Case, spec: pytree.TreeSpec, rebui
         try:
             ours = slope(lambda p: rebuilt(p, case.leaves))
         except RuntimeError as error:  # an operation as it was recorded need not have a derivative of its own
-            return f"the description cannot be differentiated ({str(error).splitlines()[0][:120]})"
+            return f"the description cannot be differentiated ({first_line(error)})"
         try:
             theirs = slope(lambda p: pytree.tree_leaves(source.call(p, pytree.tree_unflatten(case.leaves, spec))))
         except RuntimeError as error:
-            return f"the module cannot be differentiated ({str(error).splitlines()[0][:120]})"
+            return f"the module cannot be differentiated ({first_line(error)})"
     if ours is None or theirs is None:
         return None if ours is theirs else "gradients do not flow through the module as through what it computes"
     size = max(float(t.abs().max()) for t in theirs if t.numel())

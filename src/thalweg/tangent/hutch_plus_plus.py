@@ -68,7 +68,7 @@ def trace(
         control: time budget and stop event; Ctrl-C works too. What was known by then is returned.
 
     Raises:
-        InvalidInputError: for an operator that is not square, or too few products.
+        InvalidInputError: for an operator that is not square or not finite, or too few products.
         MemoryLimitError: if a third of the products' columns do not fit three times.
 
     >>> weights = torch.linspace(0, 1, 500, dtype=torch.float64).unsqueeze(1)
@@ -112,10 +112,13 @@ class _Products:
                 self.reason = "time limit" if "time limit" in (why, self.reason) else "interrupted"
                 break
             try:
-                done.append(self.operator @ part)
+                image = self.operator @ part
             except KeyboardInterrupt:
                 self.reason = "interrupted"
                 break
+            if not bool(torch.isfinite(image).all()):
+                raise InvalidInputError("the operator's product with a random vector is NaN or infinite")
+            done.append(image)
             self.used += part.shape[1]
             self.report(self.used)
         return torch.cat(done, dim=1) if done else columns[:, :0]
@@ -130,9 +133,7 @@ def _exact(run: _Products, size: int) -> TraceEstimate:
     return TraceEstimate(float(found.diagonal().double().sum()), 0.0, 0, run.used, "exact", "done")
 
 
-def _hutch_plus_plus(
-    run: _Products, size: int, sketch: int, probes: int, generator: torch.Generator
-) -> TraceEstimate:
+def _hutch_plus_plus(run: _Products, size: int, sketch: int, probes: int, generator: torch.Generator) -> TraceEstimate:
     def signs(count: int) -> Tensor:
         bits = torch.randint(0, 2, (size, count), generator=generator)
         return (2 * bits - 1).to(dtype=run.operator.dtype, device=run.operator.device)

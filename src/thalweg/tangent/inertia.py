@@ -69,7 +69,9 @@ class ErrorBar:
 class Inertia:
     """Counts of eigenvalues by sign. They add up to P.
 
-    The true number of negative eigenvalues lies in ``[negative, negative + undecided]``, and likewise for the others.
+    The true number of negative eigenvalues lies in ``[negative, negative + undecided]``, and likewise for the others,
+    as long as the zeros are zeros. Of those that are inferred this is only supposed: a true eigenvalue below
+    ``FLOOR * threshold``, some 1e-15 of the norm, may hide among them.
 
     Attributes:
         negative: decided below zero.
@@ -152,7 +154,8 @@ def inertia(
         infer_zeros: whether a group at rounding level, far from all others, counts as zero without explanation.
 
     Raises:
-        InvalidInputError: for a matrix that is not square, not finite, or plainly not symmetric.
+        InvalidInputError: for a matrix that is not square, not finite, not of floating type or plainly not symmetric,
+            and for flat directions of another shape or not finite.
         MemoryLimitError: if the diagonalisation would not fit.
 
     >>> count = inertia(torch.diag(torch.tensor([-1.0, 1e-14, 2.0], dtype=torch.float64)))
@@ -161,7 +164,8 @@ def inertia(
     """
     _check(hessian, error, shift)
     size = len(hessian)
-    require_memory(5 * 8 * size**2, f"the eigenvalues of a {size} x {size} Hessian", "Use extreme_eigenpairs.")
+    copies = 4 if flat is None else 8  # as measured: with flat directions the complement's matrices come on top
+    require_memory(copies * 8 * size**2, f"the eigenvalues of a {size} x {size} Hessian", "Use extreme_eigenpairs.")
     own = hessian_rounding(hessian, samples) if error is None else error
     matrix = hessian.detach().double().cpu()
     matrix = (matrix + matrix.T) / 2
@@ -191,6 +195,8 @@ def inertia(
 def _check(hessian: Tensor, error: float | None, shift: float) -> None:
     if hessian.dim() != 2 or hessian.shape[0] != hessian.shape[1] or hessian.shape[0] == 0:
         raise InvalidInputError(f"a Hessian has shape (P, P); got {tuple(hessian.shape)}")
+    if not hessian.is_floating_point():
+        raise InvalidInputError(f"a Hessian is a floating tensor, which says how it was rounded; got {hessian.dtype}")
     if not bool(torch.isfinite(hessian).all()):
         raise InvalidInputError("the Hessian has entries that are NaN or infinite")
     asymmetry = float((hessian - hessian.mT).abs().max())
@@ -210,6 +216,8 @@ def _without_flat(matrix: Tensor, flat: Tensor, threshold: float) -> tuple[Tenso
     size = len(matrix)
     if flat.dim() != 2 or len(flat) != size:
         raise InvalidInputError(f"flat directions are columns ({size}, k); got {tuple(flat.shape)}")
+    if not bool(torch.isfinite(flat).all()):
+        raise InvalidInputError("the flat directions have entries that are NaN or infinite")
     directions = flat.detach().double().cpu()
     lengths = torch.linalg.vector_norm(directions, dim=0)
     directions = directions[:, lengths > 0] / lengths[lengths > 0]

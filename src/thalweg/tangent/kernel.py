@@ -105,7 +105,7 @@ def tangent_kernel(
 
     Raises:
         NotApplicableError: for an objective without outputs.
-        InvalidInputError: if the spaces of the two objectives differ, or a glob matches nothing.
+        InvalidInputError: if the spaces of the two objectives differ, a glob matches nothing, or `engine` is neither.
         MemoryLimitError: if the matrix would not fit; `kernel_operator` then serves.
 
     >>> from thalweg.objectives import EmpiricalRisk
@@ -116,6 +116,8 @@ def tangent_kernel(
     >>> kernel.describe(), torch.allclose(kernel.matrix, jacobian @ jacobian.T)
     ('tangent kernel 3 x 3: 21 parameters in 4 block(s) by layers', True)
     """
+    if engine not in ("auto", "columns"):
+        raise InvalidInputError(f"engine must be 'auto' or 'columns', got {engine!r}")
     sides = _checked_sides(objective, other)
     point = objective._single(theta)
     blocks = _chosen_blocks(objective, parameters)

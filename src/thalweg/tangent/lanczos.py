@@ -152,9 +152,7 @@ class _Counter:
     products: int = 0
 
 
-def _grow(
-    space: KrylovSpace, ends: _Ends, allowed: int, used: _Counter, control: RunControl, bar: Progress
-) -> Reason:
+def _grow(space: KrylovSpace, ends: _Ends, allowed: int, used: _Counter, control: RunControl, bar: Progress) -> Reason:
     """Multiply and absorb until something says stop."""
     enough = min(ends.size, 2 * ends.count + 8)  # a residual can be small by chance in the first few steps
     while not space.exhausted:
@@ -216,7 +214,9 @@ def _dense(operator: LinearOperator, ends: _Ends, control: RunControl, bar: Prog
     size = operator.shape[0]
     item = torch.empty((), dtype=operator.dtype).element_size()
     require_memory(
-        (3 * 8 + item) * size**2, f"a dense {size} x {size} matrix", "Use dense_below=0: the iteration needs less."
+        (6 * 8 + item) * size**2,  # as measured: the columns, the symmetric part, its eigenvectors and LAPACK's work
+        f"a dense {size} x {size} matrix",
+        "Use dense_below=0: the iteration needs less.",
     )
     columns = torch.zeros(size, size, dtype=torch.float64)
     done, why = 0, control.why_stop()

@@ -80,7 +80,12 @@ class Density:
         Args:
             grid: where.
             width: standard deviation of the Gaussian; None takes the range of the nodes over the number of steps.
+
+        Raises:
+            InvalidInputError: for a width that is not positive.
         """
+        if not len(self.nodes):  # stopped before the first probe: NaN, like the other figures
+            return _over_probes(self.nodes.new_zeros(0, len(grid)))
         spread = float(self.nodes.max() - self.nodes.min()) or max(1e-300, float(self.nodes.abs().max())) * 1e-3
         sigma = spread / self.nodes.shape[1] if width is None else width
         if not sigma > 0:

@@ -98,7 +98,7 @@ def _highest_taylor(case: Case, direction: Tensor) -> Tensor:
 
 
 def check_gauss_newton(case: Case) -> None:
-    """Where declared: symmetric, semidefinite for a convex loss, equal to its operator. Else it is declined by name."""
+    """Where declared: symmetric, semidefinite for a convex loss, as its operator says. Else it is declined by name."""
     objective, theta = case.objective, case.thetas[0]
     if Capability.GAUSS_NEWTON not in objective.capabilities:
         what = "gauss_newton_operator, which is not declared,"
@@ -108,14 +108,17 @@ def check_gauss_newton(case: Case) -> None:
     case.expect_shape(matrices, (*case.thetas.shape, case.size), "gauss_newton of a batch")
     case.expect_close(matrices, matrices.mT, "Gauss-Newton matrix and its transpose", tolerance=100 * case.eps)
     case.expect_close(objective.gauss_newton(theta), matrices[0], "gauss_newton of one vector and in a batch")
+    nothing = objective.gauss_newton(case.thetas[:0])
+    case.expect_shape(nothing, (0, case.size, case.size), "gauss_newton of an empty batch")
     facts = getattr(objective, "loss_facts", None)
-    if getattr(facts, "convex_in_outputs", True):
+    if facts is None or facts.convex:
         spectrum = torch.linalg.eigvalsh(matrices)
         low, high = float(spectrum.min()), float(spectrum.abs().max())
         what = f"the Gauss-Newton matrix has the eigenvalue {low:.3g} below zero (largest {high:.3g})"
         case.expect(low >= -1e4 * case.eps * high, what)
-    operator = objective.gauss_newton_operator(theta)
-    case.expect_close(operator.dense(), matrices[0], "gauss_newton_operator and the dense matrix")
+    for keep in (None, False):
+        found = objective.gauss_newton_operator(theta, keep=keep).dense()
+        case.expect_close(found, matrices[0], f"gauss_newton_operator(keep={keep}) and the dense matrix")
 
 
 def check_outputs(case: Case) -> None:

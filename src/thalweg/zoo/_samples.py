@@ -64,8 +64,12 @@ class SampledObjective(OutputObjective):
         return Cost(self.n_samples, per_sample, 8 * self.space.size * self._item_bytes)
 
     def subset(self, indices: Tensor | Sequence[int]) -> Self:
-        """The same loss over some of the samples."""
-        index = torch.as_tensor(indices)
+        """The same loss over some of the samples.
+
+        Raises:
+            InvalidInputError: for an empty choice, or numbers outside 0..N-1.
+        """
+        index = self._some_samples(indices)
         return self.on(self.inputs[index], self.targets[index])
 
     def content(self) -> Iterable[object]:

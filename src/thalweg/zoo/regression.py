@@ -146,9 +146,9 @@ class RidgeRegression(Objective):
         """The Hessian itself."""
         return self._sum.gauss_newton(theta)
 
-    def gauss_newton_operator(self, theta: Float[Tensor, " P"]) -> LinearOperator:
+    def gauss_newton_operator(self, theta: Float[Tensor, " P"], *, keep: bool | None = None) -> LinearOperator:
         """The Hessian itself."""
-        return self._sum.gauss_newton_operator(theta)
+        return self._sum.gauss_newton_operator(theta, keep=keep)
 
     def critical_points(self) -> tuple[CriticalPoint, ...]:
         """The one minimum."""
