@@ -2,7 +2,9 @@
 
 Two problems, 16 starts each: softmax regression of digits (4 x 4 pixels, one hidden layer of 6 tanh units, ridge 1e-3),
 and the regression of a noisy 4-5-1 tanh teacher by a 4-5-1 student (1000 samples, no ridge), where minima at infinity
-abound. Every solver gets the same starts, the same gradient and the same Hessian, one start at a time, on one thread.
+abound. Every solver gets the same starts, the same gradient and the same Hessian, one start at a time, on one thread;
+all solvers run one after another from each start, so that a busy moment hits them alike, and starts are spread over two
+processes.
 
 The truth about an end point comes from a long continuation by damped Newton steps whose values and gradients are
 computed in extended precision (`numpy.longdouble`) by closed forms that share nothing with the library: it is a minimum
@@ -18,7 +20,9 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -33,6 +37,8 @@ from thalweg.solvers import Solution, minimize, random_starts
 TITLE = "Solvers against SciPy and torch.optim from the same starts"
 STARTS = 16
 RIDGE = 1e-3
+SECONDS = 60.0
+"""For each of our solvers from one start; one that is cut off has not converged."""
 LONG = np.longdouble
 
 
@@ -138,7 +144,7 @@ def is_minimum(problem: Problem, theta: np.ndarray, steps: int = 400) -> bool:
 def ours(method: str) -> Callable[[Problem, Tensor], End]:
     def solve(problem: Problem, start: Tensor) -> End:
         begun = time.perf_counter()
-        found = minimize(problem.objective, start, method=method)
+        found = minimize(problem.objective, start, method=method, time_budget=SECONDS)
         seconds = time.perf_counter() - begun
         return _end(problem, found.theta.numpy(), seconds, bool(found.converged))
 
@@ -206,17 +212,32 @@ SOLVERS: dict[str, Callable[[Problem, Tensor], End]] = {
 }
 
 
-def compare(
-    problem: Problem, solvers: dict[str, Callable[[Problem, Tensor], End]] = SOLVERS
-) -> dict[str, dict[str, float]]:
+PROBLEMS: dict[str, Callable[[], Problem]] = {"digits": digits, "teacher": teacher}
+
+
+def from_start(name: str, number: int) -> dict[str, tuple[End, bool]]:
+    """What every solver makes of one start, and whether it is truly a minimum; in a process of its own."""
+    torch.set_num_threads(1)
+    problem = PROBLEMS[name]()
+    found = {}
+    for solver, solve in SOLVERS.items():
+        end = solve(problem, problem.starts[number])
+        found[solver] = end, is_minimum(problem, end.theta)
+    return found
+
+
+def compare(name: str, workers: int = 2) -> dict[str, dict[str, float]]:
     """Run all solvers from all starts of one problem."""
-    ends: dict[str, list[End]] = {name: [] for name in solvers}
-    for number, start in enumerate(problem.starts):  # solver after solver from one start: a busy moment hits them all
-        begun = time.perf_counter()
-        for name, solve in solvers.items():
-            ends[name].append(solve(problem, start))
-        print(f"  {problem.name}: start {number + 1} of {STARTS}, {time.perf_counter() - begun:.0f} s", flush=True)
-    truths = {name: [is_minimum(problem, end.theta) for end in row] for name, row in ends.items()}
+    ends: dict[str, list[End]] = {solver: [] for solver in SOLVERS}
+    truths: dict[str, list[bool]] = {solver: [] for solver in SOLVERS}
+    begun = time.perf_counter()
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for number, found in enumerate(pool.map(from_start, [name] * STARTS, range(STARTS))):
+            for solver, (end, true) in found.items():
+                ends[solver].append(end)
+                truths[solver].append(true)
+            times = ", ".join(f"{solver} {end.seconds:.1f} s" for solver, (end, _) in found.items())
+            print(f"  {name}, {time.perf_counter() - begun:.0f} s: start {number + 1}: {times}", flush=True)
     rows = {}
     reference = ends["thalweg newton"]
     for name, row in ends.items():
@@ -250,13 +271,14 @@ def run() -> str:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return "\n\n".join(section(problem) for problem in (digits(), teacher()))
+        return "\n\n".join(map(section, PROBLEMS))
     finally:
         torch.set_num_threads(threads)
 
 
-def section(problem: Problem) -> str:
+def section(name: str) -> str:
     """One problem: what all solvers did from the same starts."""
+    problem = PROBLEMS[name]()
     found, seconds = batched(problem)
     statuses = ", ".join(f"{n} {status.value}" for status, n in Counter(found.statuses).most_common())
     head = (
@@ -269,10 +291,10 @@ def section(problem: Problem) -> str:
         "| its time / newton's there | median time of all (s) |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, row in compare(problem).items():
+    for solver, row in compare(name).items():
         ratio = row["seconds"] / row["newton's seconds"]
         table.append(
-            f"| {name} | {100 * row['right']:.0f} % | {100 * row['says converged']:.0f} % | "
+            f"| {solver} | {100 * row['right']:.0f} % | {100 * row['says converged']:.0f} % | "
             f"{100 * row['minima']:.0f} % | {row['same as newton']:.0f} | {ratio:.2f} "
             f"| {row['median seconds of all']:.3f} |"
         )

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` does the same from the table below
-    from thalweg import display, foundation, inspection, objectives, solvers, structure, tangent, zoo
+    from thalweg import certificates, display, foundation, inspection, objectives, solvers, structure, tangent, zoo
+    from thalweg.certificates import Certificate, certify, register_certifier
     from thalweg.foundation import (
         InvalidInputError,
         MemoryLimitError,
@@ -57,6 +58,9 @@ _HOME = {
     # what is asked
     "inspect": "inspection",
     "Verdict": "inspection",
+    "certify": "certificates",
+    "Certificate": "certificates",
+    "register_certifier": "certificates",
     "minimize": "solvers",
     "find_critical_point": "solvers",
     "Solution": "solvers",
@@ -74,7 +78,7 @@ _HOME = {
 """Public name and the room that defines it. No name may be that of a room: importing the room would put the module in
 its place."""
 
-_ROOMS = ("foundation", "structure", "objectives", "zoo", "display", "tangent", "solvers", "inspection")
+_ROOMS = ("foundation", "structure", "objectives", "zoo", "display", "tangent", "certificates", "solvers", "inspection")
 
 __all__ = [
     "__version__",
@@ -90,6 +94,9 @@ __all__ = [
     "NetworkStructure",
     "inspect",
     "Verdict",
+    "certify",
+    "Certificate",
+    "register_certifier",
     "minimize",
     "find_critical_point",
     "Solution",
@@ -108,6 +115,7 @@ __all__ = [
     "zoo",
     "display",
     "tangent",
+    "certificates",
     "solvers",
     "inspection",
 ]

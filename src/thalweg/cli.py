@@ -57,6 +57,10 @@ def inspect_command(
     budget: Annotated[str | None, typer.Option(help="Time, such as 90s, 2m or 1h.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The step size of SGD in use, to compare.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="The mini-batch size in use, to compare.")] = None,
+    certificates: Annotated[
+        list[str] | None,
+        typer.Option(help="A certificate to try, by name; repeat for more, or none. Default: all affordable."),
+    ] = None,
     memory: Annotated[str | None, typer.Option(help="Memory that one request may hold, such as 2GiB.")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the verdict as JSON.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the verdict as a page.")] = None,
@@ -78,6 +82,7 @@ def inspect_command(
                 budget=budget,
                 learning_rate=learning_rate,
                 batch_size=batch_size,
+                certificates=[name for name in certificates if name != "none"] if certificates else None,
             )
         deliver(result, lambda: print_report(result.report(figures=False)), json=json, html=html)
     if not result.complete:

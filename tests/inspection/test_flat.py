@@ -69,3 +69,18 @@ def test_a_short_direction_accepted_first_does_not_reject_a_long_one():
     long = FlatCandidate("long", "", torch.tensor([0.0, 1.0], dtype=torch.float64))
     groups = verify_flat(objective, theta, measure_point(objective, theta), [short, long])
     assert [group.kind for group in groups] == ["short", "long"]
+
+
+def test_weight_decay_that_left_next_to_nothing_makes_no_flat_direction() -> None:
+    """Weights of an input that is always zero decay towards nothing; along them the penalty still rises."""
+    inputs = torch.randn(30, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    inputs[:, 2] = 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    with torch.no_grad():
+        model[0].weight[:, 2] = 1e-9
+    risk = tw.EmpiricalRisk(model, nn.MSELoss(), inputs, inputs[:, :1])
+    plain = tw.inspect(risk, certificates=[])
+    assert sum(group.dimension for group in plain.flat if group.kind == "unused input") == 4
+    assert tw.inspect(risk + tw.L2(risk, 1e-3), risk.initial, certificates=[]).flat == ()

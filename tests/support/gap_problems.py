@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
+import scipy.optimize
 import torch
 from torch import Tensor, nn
 
@@ -15,17 +19,21 @@ def draw(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def perceptron(widths: tuple[int, ...], activation: nn.Module | None = None, seed: int = 0, bias: bool = True) -> nn.Module:
+def perceptron(
+    widths: tuple[int, ...], activation: nn.Module | None = None, seed: int = 0, bias: bool = True
+) -> nn.Module:
     """Dense layers with an activation between them, drawn from a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers: list[nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in itertools.pairwise(widths):
             layers += [nn.Linear(before, after, bias=bias).double(), activation or nn.Tanh()]
     return nn.Sequential(*layers[:-1])
 
 
-def ask(certifier: Certifier, objective: tw.Objective, theta: Tensor, earlier: tuple[Certificate, ...] = ()) -> Certificate:
+def ask(
+    certifier: Certifier, objective: tw.Objective, theta: Tensor, earlier: tuple[Certificate, ...] = ()
+) -> Certificate:
     """What a certifier says, without the runner's limits."""
     case = Case(objective, theta)
     try:
@@ -52,7 +60,20 @@ def fitted(risk: tw.EmpiricalRisk, theta: Tensor, targets: Tensor, steps: int = 
     return theta
 
 
-def settled(objective: tw.Objective, theta: Tensor, steps: int = 60) -> Tensor:
+def descended(objective: tw.Objective, theta: Tensor, steps: int) -> Tensor:
+    """That many iterations of L-BFGS."""
+
+    def both(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        found = objective.evaluate(torch.from_numpy(flat), 1)
+        return float(found.value), found.gradient.numpy()
+
+    options = {"maxiter": steps, "ftol": 0.0, "gtol": 0.0}
+    return torch.from_numpy(
+        scipy.optimize.minimize(both, theta.numpy(), jac=True, method="L-BFGS-B", options=options).x
+    )
+
+
+def settled(objective: tw.Objective, theta: Tensor, steps: int = 40) -> Tensor:
     """Damped Newton steps to a minimum."""
     damping = 1e-2
     value = float(objective.value(theta))
@@ -66,12 +87,12 @@ def settled(objective: tw.Objective, theta: Tensor, steps: int = 60) -> Tensor:
             theta, value, damping = moved, lower, damping / 5
         else:
             damping *= 8
-        if damping > 1e8:
+        if damping > 1e8 or float(found.gradient.norm()) < 1e-13:
             break
     return theta
 
 
-def critical(objective: tw.Objective, theta: Tensor, steps: int = 12) -> Tensor:
+def critical(objective: tw.Objective, theta: Tensor, steps: int = 6) -> Tensor:
     """Plain Newton steps to a critical point of any index."""
     for _ in range(steps):
         found = objective.evaluate(theta, 2)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from thalweg.certificates import Certificate
 from thalweg.display import Level, format_number
+from thalweg.inspection.proofs import best_gap
 from thalweg.inspection.records import Curvature, Finding, Forecast, Noise, Pace, Point, Units
 from thalweg.inspection.verdict import Kind
 
@@ -18,6 +20,8 @@ CAUTIOUS = 0.05
 """A step size below this share of the stable limit is called small."""
 NOISY = 0.3
 """Signal to noise of a mini-batch gradient below which a step is mostly noise."""
+PROVED = 0.9
+"""A certified gap below this share of the loss says more than that the loss is not negative."""
 HELD_UP = 10.0
 """A promise this many times the gain of the best step that came true is a promise not kept."""
 SMALL = 300
@@ -51,6 +55,7 @@ class Evidence:
     batch_size: int | None
     module: bool = False
     """Whether a module was given, with loss and data, and not an objective."""
+    certificates: tuple[Certificate, ...] = ()
 
 
 def collect_findings(evidence: Evidence) -> tuple[Finding, ...]:
@@ -59,7 +64,7 @@ def collect_findings(evidence: Evidence) -> tuple[Finding, ...]:
     Args:
         evidence: what was measured.
     """
-    makers = (_best_step, _floor, _step_size, _slow, _curves_down, _noise, _cut_off, _silent_units, _kinks)
+    makers = (_best_step, _proved, _floor, _step_size, _slow, _curves_down, _noise, _cut_off, _silent_units, _kinks)
     found = [finding for make in makers for finding in make(evidence)]
     order = {"bad": 0, "warn": 1, "ok": 2}
     return tuple(sorted(found, key=lambda finding: order[finding.level]))
@@ -114,6 +119,16 @@ def _held_up(e: Evidence, best: Forecast) -> list[Finding]:
     )
     advice = "Train on with small steps to cross it, or use a smooth activation (softplus, GELU) in place of ReLU."
     return [Finding("warn", text, advice)]
+
+
+def _proved(e: Evidence) -> list[Finding]:
+    """What is left to gain, where it was proved."""
+    gap = best_gap(e.certificates)
+    if gap is None or gap.bound is None or gap.bound > PROVED * abs(e.point.value):
+        return []
+    share = f", {_percent(gap.bound / abs(e.point.value))} of it" if e.point.value else ""
+    text = f"Proved: the loss is within {format_number(gap.bound)}{share} of the lowest that this network can reach."
+    return [Finding("ok", text, f"By {gap.name}.")]
 
 
 def _floor(e: Evidence) -> list[Finding]:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from thalweg.foundation import ParameterSpace
 from thalweg.inspection.groups import values_in_groups
 from thalweg.inspection.records import FlatGroup, Point
 from thalweg.objectives import Objective
@@ -23,8 +24,8 @@ from thalweg.objectives import Objective
 __all__ = ["DISTANCES", "FlatCandidate", "verify_flat"]
 
 DISTANCES = (-0.5, -0.1, 0.1, 0.5)
-"""How far each direction is walked along, in units of the size of the parameters it moves (of the usual size of as many
-parameters where those are zero)."""
+"""How far each direction is walked along, in units of the size of the parameters it moves, or of the usual size of as
+many parameters of the same blocks where that is more."""
 NOISE = 64.0
 """A change below this multiple of the value's measured rounding counts as none."""
 MIXTURES = 8
@@ -110,17 +111,26 @@ def _mixtures(kept: Sequence[FlatCandidate], straight: Tensor, short: bool) -> l
     return [FlatCandidate("mixture", "", v, kept[0].multiplicative, short) for v in (span @ weights).T.unbind()]
 
 
-def walk(theta: Float[Tensor, " P"], candidate: FlatCandidate, distance: float) -> Float[Tensor, " P"]:
+def walk(
+    theta: Float[Tensor, " P"], candidate: FlatCandidate, distance: float, space: ParameterSpace
+) -> Float[Tensor, " P"]:
     """The point at this distance along a candidate, in units of the size of the parameters it moves."""
     v = candidate.direction
     moved = v != 0
     if candidate.multiplicative:
         rate = torch.where(moved & (theta != 0), v / torch.where(theta != 0, theta, torch.ones_like(theta)), 0 * v)
         return theta * torch.exp(distance * rate / rate.abs().amax().clamp_min(torch.finfo(theta.dtype).tiny))
-    size = float(torch.where(moved, theta, 0 * theta).norm())
-    if size == 0:  # the usual size of as many parameters
-        size = float(theta.norm() * (moved.sum() / theta.numel()) ** 0.5) or 1.0
+    own = float(torch.where(moved, theta, 0 * theta).norm())
+    # a whole line stays level however far one goes, and weight decay may have left next to nothing of what it moves;
+    # a segment is walked in its own measure
+    size = own if candidate.short and own > 0 else max(own, _usual_size(theta, moved, space))
     return theta + (1e-3 if candidate.short else 1.0) * distance * size * v / v.norm()
+
+
+def _usual_size(theta: Tensor, moved: Tensor, space: ParameterSpace) -> float:
+    """The norm that as many parameters of the same blocks have on the average; that of all where those are zero."""
+    squares = sum(float((theta[block.slice] ** 2).mean() * moved[block.slice].sum()) for block in space if block.size)
+    return float(squares) ** 0.5 or float(theta.norm() * (moved.sum() / theta.numel()) ** 0.5) or 1.0
 
 
 def _largest_changes(
@@ -130,7 +140,7 @@ def _largest_changes(
 
     def ends(some: slice) -> Tensor:
         numbers = range(len(candidates) * each)[some]
-        return torch.stack([walk(theta, candidates[k // each], DISTANCES[k % each]) for k in numbers])
+        return torch.stack([walk(theta, candidates[k // each], DISTANCES[k % each], objective.space) for k in numbers])
 
     found = (values_in_groups(objective, len(candidates) * each, ends) - value).abs()
     return torch.nan_to_num(found.reshape(-1, each).amax(1), nan=torch.inf).tolist() if candidates else []

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
 
+from thalweg.certificates import Certifier
 from thalweg.foundation import InvalidInputError, RunControl, parse_duration, progress_bar
 from thalweg.inspection.job import Job
 from thalweg.inspection.ruling import TOLERANCE
@@ -26,6 +28,7 @@ def inspect(
     tolerance: float = TOLERANCE,
     learning_rate: float | None = None,
     batch_size: int | None = None,
+    certificates: Iterable[str | Certifier] | None = None,
     seed: int = 0,
     stop_event: threading.Event | None = None,
     show_progress: bool | None = None,
@@ -50,6 +53,8 @@ def inspect(
         learning_rate: the step size in use by gradient descent (SGD), to be compared with what is stable here; that of
             Adam cannot be compared.
         batch_size: the mini-batch size in use, to be compared with the noise here.
+        certificates: names of certifiers, or certifiers, to be asked (`thalweg.certify`); None asks all that can be
+            afforded, an empty list none.
         seed: of the random choices (starting vector, samples).
         stop_event: set it from elsewhere to end early.
         show_progress: None shows a bar in a terminal.
@@ -70,7 +75,8 @@ def inspect(
     control = RunControl(parse_duration(budget), stop_event)
     with progress_bar("inspecting", total=100, show=show_progress) as bar:
         module = isinstance(target, nn.Module)
-        return Job(objective, start, control, bar, seed, tolerance, learning_rate, batch_size, module).run(polish)
+        settings = (seed, tolerance, learning_rate, batch_size, module, certificates)
+        return Job(objective, start, control, bar, *settings).run(polish)
 
 
 def _check_settings(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, though torch's stubs do not say so
 
+from thalweg.certificates import Certificate, Certifier, certify
 from thalweg.foundation import NotApplicableError, Progress, RunControl, ThalwegError
 from thalweg.inspection import curvature as curved
 from thalweg.inspection.findings import Evidence, collect_findings
@@ -19,6 +20,7 @@ from thalweg.inspection.gains import forecast_gains, steepest_gains
 from thalweg.inspection.noise import measure_noise
 from thalweg.inspection.point import measure_point
 from thalweg.inspection.portions import SHARES, Piece
+from thalweg.inspection.proofs import settle
 from thalweg.inspection.proposals import level_lines, structural_candidates
 from thalweg.inspection.records import Curvature, FlatGroup, Forecast, Noise, Pace, Point, Skipped, Slice, Units
 from thalweg.inspection.ruling import judge_point, relative_gradient
@@ -50,6 +52,7 @@ class Job:
         learning_rate: the user's own, for the findings.
         batch_size: likewise.
         module: whether a module was given, with loss and data.
+        certifiers: names of certifiers, or certifiers, to be asked; None asks all that can be afforded.
     """
 
     objective: Objective
@@ -61,6 +64,7 @@ class Job:
     learning_rate: float | None
     batch_size: int | None
     module: bool = False
+    certifiers: Iterable[str | Certifier] | None = None
     point: Point | None = None
     curvature: Curvature | None = None
     hessian: Tensor | None = None
@@ -70,6 +74,7 @@ class Job:
     noise: Noise | None = None
     units: tuple[Units, ...] = ()
     slices: tuple[Slice, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
     polish: Polish | None = None
     trace: TraceReport | None = None
     skipped: list[Skipped] = field(default_factory=list)
@@ -88,6 +93,7 @@ class Job:
             ("hidden units", self._look_at_units),
             ("noise of mini-batches", self._listen),
             ("slices", self._cut),
+            ("certificates", self._certify),
         ]
         why = self._try_to_polish() if polish else None
         self.bar.update(description="inspecting: value and gradient")
@@ -232,6 +238,19 @@ class Job:
         points = 41 if self.dense else 17
         self.slices = cut_slices(self.objective, self.theta, self.point, self.curvature, best, points)
 
+    def _certify(self) -> None:
+        self.certificates = certify(
+            self.objective,
+            self.theta,
+            self.certifiers,
+            seed=self.seed,
+            control=self.control,
+            show_progress=False,  # there is a bar already
+        )
+        stopped = {"interrupted", "time limit"} & {certificate.reason for certificate in self.certificates}
+        if stopped:
+            raise _StoppedError(stopped.pop())
+
     # -- what they share -----------------------------------------------------------------------------------------------
 
     def _structure(self) -> TraceReport | None:
@@ -284,7 +303,7 @@ class Job:
     def _conclude(self) -> Verdict:
         assert self.point is not None
         self.bar.update(description="inspecting: verdict")
-        kind, reasons = self._judge()
+        kind, reasons = settle(*self._judge(), self.certificates)
         self.steps.sort(key=lambda step: (not step.verified, -step.measured))
         evidence = Evidence(
             kind=kind,
@@ -297,6 +316,7 @@ class Job:
             learning_rate=self.learning_rate,
             batch_size=self.batch_size,
             module=self.module,
+            certificates=self.certificates,
         )
         return Verdict(
             kind=kind,
@@ -311,6 +331,7 @@ class Job:
             noise=self.noise,
             units=self.units,
             slices=self.slices,
+            certificates=self.certificates,
             findings=collect_findings(evidence),
             skipped=tuple(self.skipped),
             polish=self.polish,

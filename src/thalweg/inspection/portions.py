@@ -9,12 +9,13 @@ from thalweg.foundation import Progress
 __all__ = ["SHARES", "Piece"]
 
 SHARES = {
-    "curvature": 55,
+    "curvature": 50,
     "flat directions": 5,
-    "what a step would gain": 25,
+    "what a step would gain": 20,
     "hidden units": 2,
     "noise of mini-batches": 5,
     "slices": 8,
+    "certificates": 10,
 }
 """Hundredths of the work that a part takes, roughly, on a large network."""
 

@@ -23,6 +23,7 @@ from thalweg.display import (
     line,
     points,
 )
+from thalweg.inspection.proofs import proof_sections
 from thalweg.inspection.records import Curvature, Slice
 from thalweg.inspection.verdict import Kind, Verdict
 
@@ -44,6 +45,7 @@ def build_report(verdict: Verdict, *, figures: bool = True) -> Report:
         Section("What to know, and what to do", list(_findings(verdict))),
         Section("The point", [_point(verdict)]),
         Section("What a step would gain", list(_steps(verdict))),
+        *proof_sections(verdict.certificates, verdict.kind, brief=not figures),
         Section("Curvature", list(_curvature(verdict))),
         Section("Layers", list(_layers(verdict))),
         Section("Flat directions", list(_flat(verdict))),

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
+from thalweg.certificates import Certificate
 from thalweg.display import print_report, to_json, write_json, write_text_atomically
 from thalweg.inspection.records import (
     Curvature,
@@ -40,7 +41,7 @@ class Kind(Enum):
     sentence: str
 
     NOT_STATIONARY = ("not stationary", "The gradient does not vanish: no critical point, and the loss can be lowered.")
-    SADDLE = ("saddle", "The gradient vanishes, but the loss curves downwards along some directions.")
+    SADDLE = ("saddle", "The gradient vanishes, but the loss falls along some directions.")
     STRICT_MINIMUM = ("strict minimum", "The gradient vanishes and the loss curves upwards along every direction.")
     DEGENERATE_MINIMUM = (
         "degenerate minimum",
@@ -98,6 +99,7 @@ class Verdict:
         noise: signal and noise of mini-batches.
         units: hidden units that do not respond.
         slices: the loss along straight lines.
+        certificates: what was proved, and what could not be, with the reasons.
         findings: what to know and what to do, most important first.
         skipped: what was not done.
         polish: what polishing did, where it was asked for.
@@ -118,6 +120,7 @@ class Verdict:
     noise: Noise | None
     units: tuple[Units, ...]
     slices: tuple[Slice, ...]
+    certificates: tuple[Certificate, ...]
     findings: tuple[Finding, ...]
     skipped: tuple[Skipped, ...]
     polish: Polish | None
@@ -159,6 +162,22 @@ class Verdict:
         return None if self.best_step is None else self.theta + self.best_step.step
 
     @property
+    def lower_bound(self) -> float | None:
+        """The highest certified lower bound of the loss over all parameters; None where nothing was proved."""
+        from thalweg.inspection.proofs import best_lower_bound
+
+        found = best_lower_bound(self.certificates)
+        return None if found is None else found.bound
+
+    @property
+    def gap(self) -> float | None:
+        """The smallest certified distance of the loss from its infimum over all parameters; None without any."""
+        from thalweg.inspection.proofs import best_gap
+
+        found = best_gap(self.certificates)
+        return None if found is None else found.bound
+
+    @property
     def suggested_method(self) -> str:
         """The method with which `thalweg.minimize` had best go on from `suggested_theta`."""
         from thalweg.inspection.findings import suggested_method  # which names the kinds of verdict
@@ -167,6 +186,8 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the vectors as long as theta, ready for `json.dumps`."""
+        from thalweg.inspection.proofs import proof_records
+
         record: dict[str, Any] = {
             "kind": self.kind,
             "sentence": self.kind.sentence,
@@ -187,6 +208,9 @@ class Verdict:
             "noise": self.noise,
             "units": self.units,
             "slices": self.slices,
+            "lower_bound": self.lower_bound,
+            "gap": self.gap,
+            "certificates": proof_records(self.certificates),
             "findings": self.findings,
             "skipped": self.skipped,
         }

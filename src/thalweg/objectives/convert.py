@@ -103,8 +103,8 @@ def _check_fixed(values: Mapping[str, Any], objective: Objective) -> None:
     if other:
         raise InvalidInputError(
             f"{', '.join(map(repr, other[:4]))} {'differs' if len(other) == 1 else 'differ'} from what the objective "
-            "was made with, and theta does not carry it (buffers such as running statistics, frozen parameters): make an "
-            "EmpiricalRisk of this model instead"
+            "was made with, and theta does not carry it (buffers such as running statistics, frozen parameters): make "
+            "an EmpiricalRisk of this model instead"
         )
 
 

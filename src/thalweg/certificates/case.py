@@ -1,0 +1,353 @@
+"""A loss at a point, with everything that certificates ask of it, found once."""
+
+from __future__ import annotations
+
+import math
+import time
+from functools import cached_property
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from thalweg.certificates.claims import Hypothesis, Level, State
+from thalweg.certificates.forward import Bounded, bounded_outputs, bounded_risk
+from thalweg.certificates.gradient_bounds import bounded_decay, bounded_gradient, total_gradient
+from thalweg.certificates.jacobian_bounds import BoundedJacobian, bounded_jacobian
+from thalweg.certificates.random_rounding import RandomRounding
+from thalweg.certificates.rounding import UNIT
+from thalweg.foundation import InvalidInputError, NotApplicableError, RunControl, require_memory
+from thalweg.objectives import L2, EmpiricalRisk, Objective, SumObjective, as_theta
+from thalweg.structure import DenseNetwork, NetworkStructure
+from thalweg.structure.tracing import TraceReport, explain_trace
+from thalweg.tangent import hessian_error
+
+__all__ = ["Case", "Figure"]
+
+PATTERNS = 4
+"""Copies of theta, moved by a unit in the last place in every coordinate, from which rounding is estimated."""
+
+_TRACES: WeakKeyDictionary[EmpiricalRisk, TraceReport] = WeakKeyDictionary()
+"""What came of tracing the network of each risk, for all points at which it is looked at."""
+
+
+class Figure(NamedTuple):
+    """A number, how far it may be from the exact one, and how firmly that is known."""
+
+    value: float
+    error: float
+    level: Level
+
+    @property
+    def above(self) -> float:
+        """An upper bound of the exact number."""
+        return self.value + self.error
+
+    @property
+    def below(self) -> float:
+        """A lower bound of the exact number."""
+        return self.value - self.error
+
+
+class Case:
+    """One problem put to the certificates: a loss, a point, and what is found out about them on the way.
+
+    Everything is computed when first asked for, and then kept.
+
+    Args:
+        objective: the loss.
+        theta: ``(P,)``.
+        seed: of random choices.
+        control: time budget and stop event.
+
+    Raises:
+        InvalidInputError: for a batch, or an objective in single precision.
+
+    >>> from thalweg.foundation import ParameterSpace
+    >>> from thalweg.objectives import L2
+    >>> Case(L2(ParameterSpace({"x": (2,)}), 3.0), torch.ones(2)).value.value
+    3.0
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        theta: Float[Tensor, " P"],
+        *,
+        seed: int = 0,
+        control: RunControl | None = None,
+    ) -> None:
+        if objective.dtype != torch.float64:
+            raise InvalidInputError(
+                f"certificates need an objective in float64, this one has {objective.dtype}; make it with "
+                "dtype=torch.float64 (the default), a float32 model is converted exactly"
+            )
+        point = as_theta(theta, objective)
+        if point.dim() != 1:
+            raise InvalidInputError(f"certificates are made at one point (P,), got {tuple(point.shape)}")
+        self.objective = objective
+        self.theta = point
+        self.seed = seed
+        self.control = control or RunControl(None, None)
+
+    def at(self, theta: Float[Tensor, " P"]) -> Case:
+        """The same problem at another point."""
+        return Case(self.objective, theta, seed=self.seed, control=self.control)
+
+    # -- what the loss consists of -------------------------------------------------------------------------------------
+
+    @cached_property
+    def terms(self) -> tuple[Objective, ...]:
+        """The terms of a sum; the objective itself otherwise."""
+        return self.objective.terms if isinstance(self.objective, SumObjective) else (self.objective,)
+
+    @cached_property
+    def risk(self) -> EmpiricalRisk | None:
+        """The data term, where there is exactly one."""
+        risks = [term for term in self.terms if isinstance(term, EmpiricalRisk)]
+        return risks[0] if len(risks) == 1 else None
+
+    @cached_property
+    def others(self) -> tuple[Objective, ...]:
+        """The terms besides the data term."""
+        return tuple(term for term in self.terms if term is not self.risk)
+
+    @property
+    def bare(self) -> bool:
+        """Whether the loss is the data term and nothing else."""
+        return self.risk is not None and not self.others
+
+    def data_term(self) -> EmpiricalRisk:
+        """The data term.
+
+        Raises:
+            NotApplicableError: if there is none, or several.
+        """
+        if self.risk is None:
+            found = sum(isinstance(term, EmpiricalRisk) for term in self.terms)
+            raise NotApplicableError(f"it needs a loss with one term over data, this one has {found or 'none'}")
+        return self.risk
+
+    @cached_property
+    def others_not_negative(self) -> Hypothesis:
+        """The hypothesis under which a lower bound of the data term is one of the whole loss."""
+        signless = [repr(term) for term in self.others if not getattr(term, "nonnegative", False)]
+        if signless:
+            note = f"nothing is known of the sign of {', '.join(signless)}"
+            return Hypothesis("all other terms of the loss are not negative", State.NOT_MET, note=note)
+        note = ", ".join(map(repr, self.others)) or "there are none"
+        return Hypothesis("all other terms of the loss are not negative", State.PROVED, note=note)
+
+    # -- value and gradient --------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _first(self) -> tuple[Tensor, Tensor, float]:
+        started = time.perf_counter()
+        found = self.objective.evaluate(self.theta, 1)
+        assert found.gradient is not None
+        return found.value, found.gradient, time.perf_counter() - started
+
+    @property
+    def gradient(self) -> Float[Tensor, " P"]:
+        """Gradient of the whole loss."""
+        return self._first[1]
+
+    @property
+    def gradient_seconds(self) -> float:
+        """Time of one evaluation of value and gradient."""
+        return self._first[2]
+
+    @cached_property
+    def moved_a_little(self) -> Float[Tensor, "k P"]:
+        """Copies of theta with every coordinate moved by a unit in the last place, from which rounding is estimated."""
+        generator = torch.Generator().manual_seed(self.seed)
+        signs = 2 * torch.randint(0, 2, (PATTERNS, len(self.theta)), generator=generator).to(self.theta) - 1
+        return self.theta * (1 + 2 * UNIT * signs)
+
+    @cached_property
+    def _rounding(self) -> tuple[float, Tensor]:
+        """Largest changes of the value and of each gradient coordinate when theta and every operation err at random."""
+        with RandomRounding(self.seed):
+            moved = self.objective.evaluate(self.moved_a_little, 1)
+        assert moved.gradient is not None
+        value, gradient, _ = self._first
+        return float((moved.value - value).abs().max()), (moved.gradient - gradient).abs().amax(0)
+
+    @cached_property
+    def value(self) -> Figure:
+        """The loss; with a proved error for multilayer perceptrons under the usual losses, else an estimated one."""
+        computed = float(self._first[0])
+        if self.risk is not None and all(type(term).__name__ == "L2" for term in self.others):
+            try:
+                data, error = self._bounded_data
+            except NotApplicableError:
+                pass
+            else:
+                extra = [float(term.value(self.theta)) for term in self.others]
+                more = sum((len(self.theta) + 8) * 2 * UNIT * abs(part) for part in extra)
+                total = data + sum(extra)
+                return Figure(total, error + more + 4 * UNIT * (abs(total) + abs(computed)), Level.RIGOROUS)
+        noise, _ = self._rounding
+        size = abs(computed)
+        return Figure(computed, 4 * noise + 16 * UNIT * size, Level.NUMERIC)
+
+    @cached_property
+    def _bounded_data(self) -> tuple[float, float]:
+        return bounded_risk(self.data_term(), self.bounded_outputs)
+
+    @cached_property
+    def gradient_error(self) -> Float[Tensor, " P"]:
+        """Estimated rounding error of each coordinate of the gradient."""
+        _, changes = self._rounding
+        # what one coordinate shows by chance, its neighbours in scale may suffer: no coordinate below the median
+        least = 16 * UNIT * self.gradient.abs() + changes.median()
+        return torch.maximum(4 * changes, least) + self._cancelling
+
+    @cached_property
+    def _cancelling(self) -> Tensor | float:
+        """Rounding of the outputs' gradient and of the sum over samples, whose terms may cancel.
+
+        How large the terms are, random signs show. Moving theta does not: coordinates that are zero do not move, and at
+        theta = 0 nothing does. The difference of a probability and its target is known to a unit of either.
+        """
+        risk = self.risk
+        if risk is None:
+            return 0.0
+        generator = torch.Generator().manual_seed(self.seed + 1)
+        size = self.output_gradient.abs() + risk.sample_values(self.theta).abs().clamp_max(1).unsqueeze(1)
+        signs = 2 * torch.randint(0, 2, (*size.shape, PATTERNS), generator=generator).to(self.theta) - 1
+        signals = (size.unsqueeze(-1) * signs).reshape(-1, PATTERNS)
+        spread = risk.jacobian_operator(self.theta).transpose_matmul(signals).abs().amax(1)
+        return 8 * UNIT * math.sqrt(risk.n_samples) * spread
+
+    @cached_property
+    def bounded_gradient(self) -> Bounded:
+        """Gradient of the whole loss with proved errors, ``(P,)``, by a pass back of its own.
+
+        Raises:
+            NotApplicableError: for other than multilayer perceptrons of known activations, losses in closed form, and
+                weight decay; and where an argument may lie on a corner.
+        """
+        decay = [bounded_decay(term, self.theta) for term in self.others if isinstance(term, L2)]
+        if len(decay) < len(self.others):
+            raise NotApplicableError(
+                "no rounding bound is known of the terms of the loss besides data and weight decay"
+            )
+        from thalweg.certificates.squared import as_given  # which works on cases
+
+        network, risk = self.dense(), self.data_term()
+        if not as_given(risk.inputs, network.features(risk.inputs)):
+            raise NotApplicableError("the network computes something of its inputs before its first layer")
+        rows = risk.n_samples * network.rows_per_sample
+        size = 8 * 8 * rows * sum(network.widths) + 8 * 8 * self.theta.numel()
+        require_memory(size, "a gradient with error bounds", "Use fewer samples.")
+        return total_gradient(bounded_gradient(risk, network, self.theta), decay)
+
+    # -- the network ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _trace(self) -> TraceReport | None:
+        risk = self.risk
+        if risk is None or risk.space != self.objective.space:
+            return None
+        if risk not in _TRACES:
+            _TRACES[risk] = explain_trace(risk.model, risk.inputs, risk.space, risk.forward)
+        return _TRACES[risk]
+
+    def structure(self) -> NetworkStructure:
+        """The network's description.
+
+        Raises:
+            NotApplicableError: where there is none.
+        """
+        report = self._trace
+        if report is None or report.structure is None:
+            why = report.reason if report is not None else "the loss has no term over data"
+            raise NotApplicableError(f"it needs the structure of the network: {why}")
+        return report.structure
+
+    def dense(self) -> DenseNetwork:
+        """The network as a multilayer perceptron.
+
+        Raises:
+            NotApplicableError: if it is none.
+        """
+        structure = self.structure()
+        network = structure.as_dense()
+        if network is None:
+            raise NotApplicableError(f"it needs a multilayer perceptron: {structure.explain_dense()}")
+        return network
+
+    @cached_property
+    def bounded_outputs(self) -> Bounded:
+        """Outputs ``(N, C)`` with proved errors.
+
+        Raises:
+            NotApplicableError: for other than multilayer perceptrons of registered activations.
+        """
+        from thalweg.certificates.squared import as_given  # which works on cases
+
+        network, risk = self.dense(), self.data_term()
+        if not as_given(risk.inputs, network.features(risk.inputs)):
+            raise NotApplicableError("the network computes something of its inputs before its first layer")
+        rows = risk.n_samples * network.rows_per_sample
+        require_memory(6 * 8 * rows * max(network.widths), "a forward pass with error bounds", "Use fewer samples.")
+        return bounded_outputs(network, self.theta, risk.inputs)
+
+    # -- what the loss makes of the outputs ----------------------------------------------------------------------------
+
+    @cached_property
+    def outputs(self) -> Float[Tensor, "N C"]:
+        """Outputs of every sample."""
+        return self.data_term().outputs(self.theta)
+
+    @cached_property
+    def output_gradient(self) -> Float[Tensor, "N C"]:
+        """Gradient of the data term with respect to the outputs."""
+        return self.data_term().output_gradient(self.theta)
+
+    @cached_property
+    def jacobian(self) -> Float[Tensor, "NC P"]:
+        """Jacobian of the outputs.
+
+        Raises:
+            MemoryLimitError: where it would not fit.
+        """
+        return self.data_term().jacobian(self.theta)
+
+    @cached_property
+    def bounded_jacobian(self) -> BoundedJacobian:
+        """Jacobian of the outputs with its error: proved for multilayer perceptrons, else estimated.
+
+        Raises:
+            MemoryLimitError: where it would not fit.
+        """
+        risk = self.data_term()
+        try:
+            return bounded_jacobian(self.dense(), self.theta, risk.inputs)
+        except NotApplicableError:
+            pass
+        seen = max(float((risk.jacobian(row) - self.jacobian).norm()) for row in self.moved_a_little[:2])
+        least = 16 * UNIT * float(self.jacobian.norm())
+        return BoundedJacobian(self.jacobian, max(4 * seen, least), Level.NUMERIC)
+
+    @cached_property
+    def hessian_error(self) -> float:
+        """Estimated rounding error of the Hessian, in the 2-norm.
+
+        Raises:
+            MemoryLimitError: where a second Hessian would not fit.
+        """
+        return hessian_error(self.objective, self.theta, self.hessian, seed=self.seed).rounding
+
+    @cached_property
+    def hessian(self) -> Float[Tensor, "P P"]:
+        """Hessian of the whole loss.
+
+        Raises:
+            MemoryLimitError: where it would not fit.
+            NotApplicableError: where the loss cannot be differentiated twice.
+        """
+        return self.objective.hessian(self.theta)
