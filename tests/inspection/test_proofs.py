@@ -40,14 +40,15 @@ def test_the_strongest_claim_over_the_network_counts() -> None:
 
 def test_a_proof_outranks_figures_and_a_conflict_is_told() -> None:
     proof = made(ClaimKind.NOT_A_MINIMUM, name="fibre descent", claim="the loss falls")
-    assert settle(Kind.UNDECIDED, ("flat",), [proof]) == (Kind.SADDLE, ("the loss falls",))
-    kind, reasons = settle(Kind.STRICT_MINIMUM, ("all positive",), [proof])
+    assert settle(Kind.UNDECIDED, ("flat",), [proof], stationary=True) == (Kind.SADDLE, ("the loss falls",))
+    assert settle(Kind.UNDECIDED, ("cut",), [proof], stationary=False) == (Kind.UNDECIDED, ("cut",))
+    kind, reasons = settle(Kind.STRICT_MINIMUM, ("all positive",), [proof], stationary=True)
     assert kind is Kind.UNDECIDED
     assert "the spectrum speaks for a strict minimum, but the loss falls (rigorous)" in reasons[0]
     for untouched in (Kind.NOT_STATIONARY, Kind.SADDLE):
-        assert settle(untouched, ("x",), [proof]) == (untouched, ("x",))
+        assert settle(untouched, ("x",), [proof], stationary=True) == (untouched, ("x",))
     gradient = made(ClaimKind.NOT_A_MINIMUM, name="gradient")
-    assert settle(Kind.STRICT_MINIMUM, ("x",), [gradient]) == (Kind.STRICT_MINIMUM, ("x",))
+    assert settle(Kind.STRICT_MINIMUM, ("x",), [gradient], stationary=True) == (Kind.STRICT_MINIMUM, ("x",))
 
 
 def test_what_is_shown_in_brief_is_the_strongest_of_each_kind() -> None:

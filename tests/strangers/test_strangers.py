@@ -15,6 +15,7 @@ REFUSED = {
         ("hand written gradient", verb): "twice"
         for verb in ("eigenpairs", "inertia", "minimize", "critical point", "inspect")
     },
+    ("single precision", "certify"): "need an objective in float64",
     ("gru", "structure"): "it is recurrent",
     ("lstm tagger", "structure"): "it is recurrent",
     ("data dependent branch", "structure"): "reads numbers out of tensors",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils import _pytree as pytree
 
+from thalweg.certificates import ClaimKind, certify
 from thalweg.foundation import NotApplicableError
 from thalweg.inspection import Kind, inspect
 from thalweg.solvers import find_critical_point, minimize
@@ -72,7 +73,7 @@ def critical_point(c: Case) -> None:
 
 def verdict(c: Case) -> None:
     """Not stationary, with gains that plain PyTorch confirms."""
-    found = inspect(c.risk, c.theta)
+    found = inspect(c.risk, c.theta, certificates=["gradient"])  # the others have a column of their own
     assert found.complete
     assert found.kind is Kind.NOT_STATIONARY or found.curvature is None
     assert abs(found.value - float(c.value)) <= (1e-12 if c.exact else 1e-4) * max(1.0, abs(found.value))
@@ -86,6 +87,25 @@ def verdict(c: Case) -> None:
     assert found.best_step is not None
 
 
+def certified(c: Case) -> None:
+    """What is claimed agrees with plain PyTorch: bounds with the value, better points with their loss."""
+    value = float(c.value)
+    found = certify(c.risk, c.theta)
+    slack = 1e-9 * max(1.0, abs(value))
+    claims = [one for one in found if one.established]
+    assert any(one.kind is ClaimKind.NOT_A_MINIMUM for one in claims)  # a random point
+    for one in claims:
+        better = one.evidence.get("theta")
+        if one.kind is ClaimKind.LOWER_BOUND and one.bound is not None:
+            assert one.bound <= value + slack
+        if one.kind is ClaimKind.SUBOPTIMAL and isinstance(better, torch.Tensor) and one.bound is not None:
+            assert float(c.plain.value(better)) <= value - one.bound + slack
+        if one.kind is ClaimKind.NOT_A_MINIMUM and isinstance(better, torch.Tensor):
+            assert float(c.plain.value(better)) < value + slack
+    for one in found:
+        assert one.established or len(one.reason) > 10
+
+
 UPPER: dict[str, Verb] = {
     "structure": structure,
     "kernel": kernel,
@@ -93,5 +113,6 @@ UPPER: dict[str, Verb] = {
     "inertia": signs,
     "minimize": minimise,
     "critical point": critical_point,
+    "certify": certified,
     "inspect": verdict,
 }

@@ -21,6 +21,9 @@ __all__ = ["AffineHead", "best_head", "decay_of", "ridge"]
 CUTOFF = 1e-13
 """Singular values of the features below this part of the largest count as zero."""
 
+GONE = 1e-12
+"""Part of the loss of no head at all at which Newton's method ends: separable classes go on for ever."""
+
 
 class _Piece(NamedTuple):
     """Some samples of the risk, and their numbers, by which their features are found."""
@@ -76,6 +79,20 @@ class AffineHead(OutputObjective):
         apart = theta.reshape(self.decay.shape) - self.center
         return super().chunk_value(theta, chunk) + share * (self.decay * apart**2).sum() / 2
 
+    def hessian(self, theta: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch P P"]:
+        """The Hessian: blocks ``F^T diag(B_kl) F`` where every sample has one row of features F."""
+        width, size = self.features.shape[-1], self.space.size
+        if theta.dim() > 1 or self.features.shape[1] > 1:
+            return super().hessian(theta)
+        self._require_matrices(3, "a dense Hessian", "hessian_operator")
+        bend, features = self.output_hessian(theta), self.features[:, 0]
+        found = torch.diag(self.decay.reshape(-1))
+        for k in range(self.n_outputs):
+            for j in range(k + 1):
+                block = features.T @ (bend[:, k, j].unsqueeze(1) * features)
+                found[k * width : (k + 1) * width, j * width : (j + 1) * width] += block
+        return torch.tril(found) + torch.tril(found, -1).mT if size else found
+
     def subset(self, indices: Tensor | Sequence[int]) -> Self:
         """Not needed here: a head always belongs to all samples of its risk."""
         raise NotApplicableError("a head of fixed features belongs to all samples of its risk")
@@ -115,7 +132,8 @@ def best_head(head: AffineHead, start: Float[Tensor, "m k"], control: RunControl
         raise NotApplicableError(
             f"it needs a loss convex in the outputs, {head.risk.loss_facts.name} is not declared so"
         )
-    found = minimise(head, start.reshape(-1), control=control)
+    nothing = torch.zeros_like(start).reshape(-1)
+    found = minimise(head, start.reshape(-1), gone=GONE * abs(float(head.value(nothing))), control=control)
     return found.theta.reshape(start.shape), f"{found.iterations} Newton steps, {found.ended}"
 
 

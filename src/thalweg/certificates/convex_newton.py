@@ -20,6 +20,9 @@ ITERATIONS = 60
 ENOUGH = 1e-14
 """Decrement, relative to the loss, at which no more is to be gained."""
 
+FLOOR = 1e-13
+"""What is added to the diagonal of the Hessian, scaled to ones, so that directions without curvature do not matter."""
+
 DENSE = 1500
 """Parameters up to which the Hessian is formed."""
 
@@ -46,16 +49,19 @@ class NewtonEnd(NamedTuple):
     ended: str
 
 
-def minimise(objective: Objective, start: Float[Tensor, " P"], *, control: RunControl | None = None) -> NewtonEnd:
+def minimise(
+    objective: Objective, start: Float[Tensor, " P"], *, gone: float = 0.0, control: RunControl | None = None
+) -> NewtonEnd:
     """Minimise a convex objective.
 
     Each step solves with the Hessian and a multiple of the identity that grows where a step fails and shrinks where it
     succeeds (Levenberg), and is halved until the loss falls as the slope promises (Armijo). Where the infimum is not
-    attained, as for separable classes, the iterates go on until the steps allowed are used up.
+    attained, as for separable classes, the iterates go on until the loss is gone or the steps allowed are used up.
 
     Args:
         objective: convex and twice differentiable.
         start: ``(P,)``.
+        gone: a loss at which no more is wanted.
         control: time budget and stop event.
 
     >>> from thalweg.zoo import Quadratic
@@ -70,6 +76,8 @@ def minimise(objective: Objective, start: Float[Tensor, " P"], *, control: RunCo
         why = control.why_stop()
         if why is not None:
             return NewtonEnd(theta, value, iteration, f"stopped: {why}")
+        if abs(value) <= gone:
+            return NewtonEnd(theta, value, iteration, f"the loss is down to {value:.2g}")
         if not bool(gradient.any()):
             return NewtonEnd(theta, value, iteration, "converged")
         step = _step(objective, theta, gradient, damping)
@@ -107,15 +115,22 @@ def _length(objective: Objective, theta: Tensor, step: Tensor, value: float, dec
 def _step(objective: Objective, theta: Tensor, gradient: Tensor, damping: float) -> Tensor:
     size = len(theta)
     if size <= DENSE and 4 * 8 * size**2 <= current_limit():
-        values, vectors = torch.linalg.eigh(objective.hessian(theta))
-        floor = 1e-15 * float(values.abs().max()) * size
-        if damping == 0:  # directions without curvature are left alone
-            inverse = torch.where(values > floor, values.clamp_min(floor).reciprocal(), torch.zeros_like(values))
-            step = -(vectors @ (inverse * (vectors.T @ gradient)))
-            if bool(step.any()):
-                return step
-        return -(vectors @ ((vectors.T @ gradient) / (values.clamp_min(0) + max(damping, floor, 1e-300))))
+        return _solved(objective.hessian(theta), gradient, damping)
     return _conjugate_gradients(objective, theta, gradient, damping)
+
+
+def _solved(hessian: Tensor, gradient: Tensor, damping: float) -> Tensor:
+    """``-(H + damping)^-1 gradient`` in coordinates that make the diagonal of H one, whatever their units."""
+    diagonal = hessian.diagonal() + damping
+    scale = diagonal.clamp_min(1e-300 + 1e-30 * float(diagonal.max())).rsqrt()
+    scaled = scale.unsqueeze(1) * hessian * scale
+    added = damping * scale**2 + FLOOR
+    for _ in range(20):
+        factor, failed = torch.linalg.cholesky_ex(scaled + torch.diag(added))
+        if not int(failed):
+            break
+        added = 10 * added
+    return -scale * torch.cholesky_solve((scale * gradient).unsqueeze(1), factor).squeeze(1)
 
 
 def _conjugate_gradients(objective: Objective, theta: Tensor, gradient: Tensor, damping: float) -> Tensor:

@@ -39,7 +39,7 @@ class EscapeStep(Certifier):
     source: ClassVar[str] = "line search along a direction of descent"
     stage: ClassVar[int] = 35
 
-    steps: int = 8
+    steps: int = 4
 
     def work(self, case: Case) -> Work:
         """A few lines, and what the certificates asked may cost."""

@@ -51,17 +51,16 @@ class FibreDescent(Certifier):
 
     def work(self, case: Case) -> Work:
         """Gradients at moved points, and lines searched from the best of them."""
-        case.structure()
+        if not find_moves(case):
+            raise NotApplicableError(
+                "it needs parameters that change no output: units without outgoing or without incoming weights, or "
+                "linear layers that follow one another and narrow, and no weight decay on them"
+            )
         return Work(gradients=150, bytes=8 * 6 * DRAWS * case.theta.numel())
 
     def prove(self, case: Case, earlier: Sequence[Certificate]) -> Certificate:
         """Try each family of moves."""
         moves = find_moves(case)
-        if not moves:
-            raise NotApplicableError(
-                "it needs parameters that change no output: units without outgoing or without incoming weights, or "
-                "linear layers that follow one another and narrow, and no weight decay on them"
-            )
         why = "no moved point had a gradient beyond rounding from which a step lowers the loss"
         for move in moves:
             if case.control.why_stop():

@@ -68,7 +68,7 @@ class LastLayerRefit(Certifier):
                 f"it needs a loss convex in the outputs, {risk.loss_facts.name} is not declared so"
             )
         size = outputs * (width + 1)
-        steps = 20 * (10.0 * size**3 + 4.0 * rows * size**2) if size <= 1500 else 20 * 200 * 12.0 * rows * size
+        steps = 60 * (size**3 / 3 + rows * size**2) if size <= 1500 else 60 * 200 * 12.0 * rows * size
         return Work(gradients=6, flops=steps, bytes=8 * (5 * rows * (width + outputs) + 6 * min(size, 1500) ** 2))
 
     def prove(self, case: Case, earlier: Sequence[Certificate]) -> Certificate:

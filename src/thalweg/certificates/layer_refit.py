@@ -23,16 +23,43 @@ from thalweg.structure import DenseNetwork
 __all__ = ["LayerRefit"]
 
 
+FORMED = 4_000_000
+"""Entries up to which the design of the least squares is formed and decomposed; beyond, its normal equations serve."""
+
+ROWS = 512
+"""Rows of the network's passes whose part of the design is formed at once."""
+
+FLOOR = 1e-12
+"""Added to the diagonal of the normal equations, scaled to ones."""
+
+
 class _Problem(NamedTuple):
     """Outputs as a linear function of one layer's free parameters: ``design u + rest``.
 
+    The row of the design for row m of the network and output o is ``after[m, o] x reads[m]``.
+
     Attributes:
         coordinates: of u, ``(p,)``.
-        design: ``(N C, p)``.
+        free: which of the layer's parameters are free, weights before biases.
+        after: derivatives of the outputs by the weighted sums, ``(M, out, m)``.
+        reads: what the layer reads, ``(M, d)``.
+        bias: whether it has a bias.
     """
 
     coordinates: Tensor
-    design: Tensor
+    free: Tensor
+    after: Tensor
+    reads: Tensor
+    bias: bool
+
+    def design(self, some: slice) -> Tensor:
+        """Rows of the design, ``(n out, p)``."""
+        after, reads = self.after[some], self.reads[some]
+        rows = after.shape[0] * after.shape[1]
+        entries = torch.einsum("mok,md->mokd", after, reads).reshape(rows, -1)
+        if self.bias:
+            entries = torch.cat([entries, after.reshape(rows, -1)], 1)
+        return entries[:, self.free]
 
 
 @dataclass(frozen=True)
@@ -63,7 +90,10 @@ class LayerRefit(Certifier):
         rows = risk.n_samples * risk.n_outputs
         for number in self._layers(network):
             size = network.layers[number].weight_coordinates.numel() + network.layers[number].out_features
-            total = total + Work(gradients=6, flops=8.0 * rows * size * min(rows, size), bytes=8 * 5 * rows * size)
+            small = rows * size <= FORMED
+            flops = 8.0 * rows * size * min(rows, size) if small else 2.5 * rows * size**2 + size**3
+            held = 5 * rows * size if small else 4 * size**2 + 3 * ROWS * risk.n_outputs * size
+            total = total + Work(gradients=6, flops=flops, bytes=8 * held)
         return total
 
     def prove(self, case: Case, earlier: Sequence[Certificate]) -> Certificate:
@@ -119,14 +149,9 @@ def _refitted(case: Case, network: DenseNetwork, number: int) -> LowerPoint | No
     problem = _linear_problem(case, network, number)
     if problem is None:
         return None
-    form = squares(case.data_term())
-    u = case.theta[problem.coordinates]
-    aim = (form.target - case.outputs).reshape(-1) + problem.design @ u
-    scale = form.weight.sqrt().repeat_interleave(case.data_term().n_outputs)
-    decay, center = decay_of(case.others, problem.coordinates, case.theta)
-    solved = ridge(scale.unsqueeze(1) * problem.design, (scale * aim).unsqueeze(1), decay, center.unsqueeze(0))[0]
+    solved = _least_squares(case, problem)
     step = torch.zeros_like(case.theta)
-    step[problem.coordinates] = solved - u
+    step[problem.coordinates] = solved - case.theta[problem.coordinates]
     ends = torch.stack([case.theta + step, lowest_along(case, case.theta, step, longest=1.0)])
     values = torch.nan_to_num(case.objective.value(ends), nan=torch.inf)
     return compared(case, ends[int(values.argmin())])
@@ -142,18 +167,40 @@ def _linear_problem(case: Case, network: DenseNetwork, number: int) -> _Problem 
     if not bool(free.any()):
         return None
     before = network.preactivations(case.theta, risk.inputs)
-    rows, last, width = len(before[0]), network.layers[-1].out_features, layer.out_features
-    require_memory(
-        8 * 4 * rows * last * (len(coordinates) + width),
-        f"least squares in the {len(coordinates)} weights of {layer.name!r}",
-        "Use fewer samples, or ask for a smaller layer with layer=.",
-    )
+    rows, last = len(before[0]), network.layers[-1].out_features
+    require_memory(8 * 3 * rows * last * layer.out_features, "slopes of the outputs", "Use fewer samples.")
     reads = network.features(risk.inputs) if number == 0 else network.activations(case.theta, risk.inputs)[number - 1]
     after = _after(network, case.theta, before, number)
-    design = torch.einsum("mok,md->mokd", after, reads).reshape(rows * last, -1)
-    if layer.bias_coordinates is not None:
-        design = torch.cat([design, after.reshape(rows * last, width)], 1)
-    return _Problem(coordinates[free], design[:, free])
+    return _Problem(coordinates[free], free, after, reads, layer.bias_coordinates is not None)
+
+
+def _least_squares(case: Case, problem: _Problem) -> Tensor:
+    """The parameters u that minimise the squared errors and the weight decay, ``(p,)``."""
+    form, width = squares(case.data_term()), problem.after.shape[1]
+    u, rows, size = case.theta[problem.coordinates], len(problem.after), len(problem.coordinates)
+    decay, center = decay_of(case.others, problem.coordinates, case.theta)
+    gap = (form.target - case.outputs).reshape(-1)
+    scale = form.weight.sqrt().repeat_interleave(case.data_term().n_outputs)
+    if rows * width * size <= FORMED:
+        design = problem.design(slice(rows))
+        aim = scale * (gap + design @ u)
+        return ridge(scale.unsqueeze(1) * design, aim.unsqueeze(1), decay, center.unsqueeze(0))[0]
+    what = f"normal equations in the {size} weights of a layer"
+    require_memory(8 * (4 * size**2 + 3 * ROWS * width * size), what, "Ask for a smaller layer with layer=.")
+    gram, pull = torch.diag(decay / 2), decay / 2 * (center - u)
+    for start in range(0, rows, ROWS):
+        some = slice(start, min(start + ROWS, rows))
+        these = slice(some.start * width, some.stop * width)
+        design = scale[these].unsqueeze(1) * problem.design(some)
+        gram += design.T @ design
+        pull = pull + design.T @ (scale[these] * gap[these])
+    size_of = gram.diagonal().clamp_min(1e-300).rsqrt()
+    scaled = size_of.unsqueeze(1) * gram * size_of
+    scaled.diagonal().add_(FLOOR * size)
+    factor, failed = torch.linalg.cholesky_ex(scaled)
+    if int(failed):
+        raise NotApplicableError("it needs normal equations that can be solved; these are numerically indefinite")
+    return u + size_of * torch.cholesky_solve((size_of * pull).unsqueeze(1), factor).squeeze(1)
 
 
 def _after(network: DenseNetwork, theta: Tensor, before: list[Tensor], number: int) -> Tensor:

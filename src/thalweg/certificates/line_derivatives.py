@@ -64,7 +64,7 @@ def proved_line_derivatives(case: Case, direction: Float[Tensor, " P"]) -> LineD
     >>> from thalweg.objectives import EmpiricalRisk
     >>> from torch import nn
     >>> line = nn.Linear(1, 1, bias=False)
-    >>> risk = EmpiricalRisk(line, nn.MSELoss(), torch.ones(1, 1), torch.zeros(1, 1))
+    >>> risk = EmpiricalRisk(line, nn.MSELoss(), torch.ones(2, 1), torch.zeros(2, 1))
     >>> two = torch.tensor([2.0], dtype=torch.float64)
     >>> [round(figure.value, 12) for figure in proved_line_derivatives(Case(risk, two), torch.ones(1).double())]
     [4.0, 2.0]

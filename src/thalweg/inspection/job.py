@@ -303,7 +303,7 @@ class Job:
     def _conclude(self) -> Verdict:
         assert self.point is not None
         self.bar.update(description="inspecting: verdict")
-        kind, reasons = settle(*self._judge(), self.certificates)
+        kind, reasons = settle(*self._judge(), self.certificates, stationary=self._near_critical)
         self.steps.sort(key=lambda step: (not step.verified, -step.measured))
         evidence = Evidence(
             kind=kind,

@@ -50,19 +50,22 @@ def refutation(certificates: Sequence[Certificate]) -> Certificate | None:
     return min(found, key=_rank, default=None)
 
 
-def settle(kind: Kind, reasons: tuple[str, ...], certificates: Sequence[Certificate]) -> tuple[Kind, tuple[str, ...]]:
+def settle(
+    kind: Kind, reasons: tuple[str, ...], certificates: Sequence[Certificate], *, stationary: bool
+) -> tuple[Kind, tuple[str, ...]]:
     """What the point is, once certificates have spoken: a proof outranks a judgement by figures.
 
     Args:
         kind: as judged from the spectrum.
         reasons: why.
         certificates: of the point.
+        stationary: whether the gradient counts as zero; without that a proof that no minimum is here makes no saddle.
     """
     proof = refutation(certificates)
     if proof is None or kind in (Kind.NOT_STATIONARY, Kind.SADDLE):
         return kind, reasons
     if kind is Kind.UNDECIDED:
-        return Kind.SADDLE, (proof.claim,)
+        return (Kind.SADDLE, (proof.claim,)) if stationary else (kind, reasons)
     text = f"the spectrum speaks for a {kind.value}, but {proof.claim} ({proof.level.value if proof.level else ''})"
     return Kind.UNDECIDED, (text, *reasons)
 

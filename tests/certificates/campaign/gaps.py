@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from gap_draws import POOL, Truth, ask, at_end, draw, end_of, network, told
-from gap_truths import differentiable, gradient_limit, interpolant, jacobian, lowest_of_model, size, spread
+from gap_truths import differentiable, fall, gradient_limit, interpolant, jacobian, lowest_of_model, size, spread
 from long_networks import LONG, LongNetwork
 
 from thalweg.certificates import (
@@ -169,8 +169,7 @@ def minimum(seed: int) -> Truth:
     def true() -> Any:
         limit, values = gradient_limit(problem, theta)
         near = size(limit - theta) <= float(found.evidence["radius"]) * (1 + 1e-9)
-        noise = 1e-18 * abs(problem.value(theta))
-        return near and values[0] > 0 and problem.value(theta) - problem.value(limit) <= found.bound + noise
+        return near and values[0] > 0 and fall(problem, theta, limit) <= found.bound
 
     return told(found, true)
 
