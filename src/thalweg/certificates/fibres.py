@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from thalweg.certificates.case import Case
 from thalweg.certificates.claims import Certificate, ClaimKind, Hypothesis, Level, Scope, State
@@ -95,7 +96,9 @@ class FibreDescent(Certifier):
             Hypothesis("outputs stay as they are along the move", still, note=move.text),
             Hypothesis("no other term of the loss depends on what is moved", State.PROVED),
             Hypothesis("the gradient is analytic in the length of the move", State.PROVED),
-            Hypothesis(f"{smooth.statement[:-5]} at the moved point", smooth.state, smooth.margin, smooth.note),
+            Hypothesis(
+                f"{smooth.statement.removesuffix(' here')} at the moved point", smooth.state, smooth.margin, smooth.note
+            ),
         ]
         size = float(direction.norm())
         return self.claimed(
@@ -123,15 +126,9 @@ def _sizes(case: Case) -> tuple[float, ...]:
     used = case.theta[case.theta != 0]
     own = float(used.square().mean().sqrt()) if len(used) else 1.0
     risk = case.data_term()
-    leaves = [leaf for leaf in _tensors(risk.inputs) if leaf.is_floating_point() and leaf.numel()]
-    largest = max((float(leaf.abs().max()) for leaf in leaves), default=1.0)
+    leaves = [leaf for leaf in pytree.tree_leaves(risk.inputs) if isinstance(leaf, Tensor) and leaf.numel()]
+    largest = max((float(leaf.abs().max()) for leaf in leaves if leaf.is_floating_point()), default=1.0)
     return tuple(dict.fromkeys((own, 1.0, 1 / largest if largest > 0 else 1.0)))
-
-
-def _tensors(tree: object) -> list[Tensor]:
-    from torch.utils import _pytree as pytree
-
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _leaves_outputs(case: Case, direction: Tensor) -> bool:
