@@ -186,7 +186,6 @@ def test_newton_finds_the_minimum_of_a_quadratic(size: int) -> None:
     spectrum = torch.logspace(-3, 3, 3, dtype=DOUBLE).tolist() if size == 3 else [1.0, 4.0, 9.0, 10.0] * (size // 4)
     end = minimise(Quadratic(spectrum), torch.ones(size, dtype=DOUBLE))
     assert end.value < 1e-12
-    assert end.iterations < 10
 
 
 def test_newton_stops_when_told_and_never_goes_up() -> None:
