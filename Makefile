@@ -40,7 +40,7 @@ docs: $(EVERYTHING) ## build the documentation site into site/, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 soak: $(EVERYTHING) ## the full-size campaigns (long); figures go to benchmarks/SOAK.md
-	$(BIN)/python -m pytest -m soak --durations=0 tests
+	$(ONE_THREAD) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m soak --durations=0 tests
 
 bench: $(EVERYTHING) ## side-by-side benchmarks (long); writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.run

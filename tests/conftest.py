@@ -64,7 +64,8 @@ def untouched_random_state() -> Iterator[None]:
     )
 
 
-_figures: list[tuple[str, str, str]] = []
+_figures: dict[tuple[str, str], str] = {}
+"""What was noted, by test and figure; filled where the reports come in, which under pytest-xdist is not the worker."""
 
 
 @pytest.fixture
@@ -72,17 +73,29 @@ def soak_figure(request: pytest.FixtureRequest) -> Callable[[str, object], None]
     """Note a figure of a soak campaign for benchmarks/SOAK.md: ``soak_figure("share rightly classified", 0.9998)``."""
 
     def note(what: str, figure: object) -> None:
-        _figures.append((request.node.nodeid.split("::", 1)[-1], what, str(figure)))
+        request.node.user_properties.append(("soak figure", (what, str(figure))))
 
     return note
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call":
+        test = report.nodeid.split("::", 1)[-1]
+        _figures.update({(test, what[0]): what[1] for name, what in report.user_properties if name == "soak figure"})
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Write the figures down; those of tests that did not run this time stay."""
     if not _figures:
         return
-    where = f"Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores, {date.today()}"
-    lines = ["# Soak", "", f"Full-size campaigns, run by `make soak`. {where}.", ""]
-    lines += ["| test | figure | value |", "|---|---|---|"]
-    lines += [f"| `{test}` | {what} | {figure} |" for test, what, figure in _figures]
+    now = f"{date.today()}, Python {platform.python_version()}, torch {torch.__version__}, {os.cpu_count()} cores"
+    rows = {key: f"| `{key[0]}` | {key[1]} | {figure} | {now} |" for key, figure in _figures.items()}
+    ran = {test for test, _ in rows}
+    for line in SOAK.read_text().splitlines() if SOAK.exists() else []:
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if line.startswith("| `") and len(cells) == 4 and cells[0].strip("`") not in ran:
+            rows[cells[0].strip("`"), cells[1]] = line
+    lines = ["# Soak", "", "Full-size campaigns, run by `make soak`.", "", "| test | figure | value | run |"]
+    lines += ["|---|---|---|---|", *(rows[key] for key in sorted(rows))]
     SOAK.parent.mkdir(exist_ok=True)
     SOAK.write_text("\n".join(lines) + "\n")

@@ -19,6 +19,7 @@ from thalweg.certificates import (
 )
 from thalweg.certificates.convex_newton import minimise
 from thalweg.foundation import InvalidInputError
+from thalweg.objectives import Evaluation
 
 DOUBLE = torch.float64
 
@@ -76,7 +77,7 @@ def test_a_wrong_gradient_violates_the_identity() -> None:
         case = Case(risk, theta)
         wrong = right.gradient.clone()
         wrong[risk.space.slice("4.weight")] *= 1 + 1e-9
-        case.__dict__.update(_first=(risk.value(theta), wrong, 1e-3), gradient_error=right.gradient_error)
+        case.__dict__.update(_timed=(Evaluation(risk.value(theta), wrong), 1e-3), gradient_error=right.gradient_error)
         asked = next(c for c in tw.certificates.registered_certifiers() if c.name == certifier)
         found = asked.prove(case, ())
         assert found.outcome is Outcome.UNDECIDED

@@ -10,8 +10,9 @@ import torch
 from lower_bound_truths import affine, best_affine, best_table, exact, squares, straight
 from torch import Tensor
 
+from thalweg.certificates.forward import as_given
 from thalweg.certificates.least_squares import independent_columns, low_rank_affine_bound, low_rank_bound
-from thalweg.certificates.squared import as_given, power_of_two, scaled_below, scaled_exactly
+from thalweg.certificates.squared import power_of_two, scaled_below, scaled_exactly
 from thalweg.foundation import NotApplicableError
 
 SEEDS = range(5)

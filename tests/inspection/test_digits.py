@@ -19,7 +19,7 @@ def verified_statement(seed: int, epochs: int) -> tuple[float, float]:
     digits = load_digits()
     model = train(digits, epochs, seed)
     risk = tw.EmpiricalRisk(model, nn.CrossEntropyLoss(), digits.train_x, digits.train_y)
-    verdict = tw.inspect(risk)
+    verdict = tw.inspect(risk, certificates=[])  # the statement is about steps; proofs have tests of their own
     assert verdict.kind is Kind.NOT_STATIONARY
     best = verdict.best_step
     assert best is not None

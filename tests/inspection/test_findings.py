@@ -82,8 +82,8 @@ def test_the_code_of_the_advice_runs() -> None:
     """As typed: in a namespace that holds what a user has."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
-        inputs, targets = torch.randn(20, 3), torch.randn(20, 1)
+        model = nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 1))
+        inputs, targets = torch.randn(30, 2), torch.randn(30, 1)
     loss = nn.MSELoss()
     verdict = tw.inspect(model, loss, inputs, targets)
     (code,) = [finding.code for finding in verdict.findings if finding.code]

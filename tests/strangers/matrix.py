@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- strangers:begin -->", "<!-- strangers:end -->"
@@ -46,12 +47,25 @@ def _mark(number: int) -> str:
     return f"[{chr(ord('a') + number)}]"
 
 
-def in_readme() -> str | None:
-    """The matrix that stands in the README, None without markers."""
-    text = README.read_text() if README.exists() else ""
-    if BEGIN not in text:
-        return None
-    return text.split(BEGIN, 1)[1].split(END, 1)[0].strip()
+class Standing(NamedTuple):
+    """The matrix that stands in the README: what each cell says as `answer` would, and each row's loss."""
+
+    cells: dict[tuple[str, str], str]
+    losses: dict[str, str]
+
+
+def in_readme() -> Standing:
+    """Read it back."""
+    lines = README.read_text().split(BEGIN, 1)[1].split(END, 1)[0].strip().splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
+    reasons = {line[:3]: line[4:].strip() for line in lines if line.startswith("[")}
+    verbs = table[0][2:]
+    cells = {
+        (row[0], verb): f"refused: {reasons[cell[-3:]]}" if cell.startswith("refused ") else cell
+        for row in table[2:]
+        for verb, cell in zip(verbs, row[2:], strict=True)
+    }
+    return Standing(cells, {row[0]: row[1] for row in table[2:]})
 
 
 def write() -> None:

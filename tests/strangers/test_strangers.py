@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from tests.strangers import matrix
-from tests.strangers.cells import VERBS, answer
+from tests.strangers.cells import VERBS, answer, case
 from tests.strangers.models import FACTORIES
 
 SECOND_ORDER = ("Hessian", "Hessian product", "Hessian operator", "Taylor")
@@ -23,9 +25,14 @@ REFUSED = {
 """Cells that are refused, and a part of the reason. A cell not named here must be answered."""
 
 
+STANDING = matrix.in_readme()
+
+
 @pytest.mark.parametrize("stranger", FACTORIES)
 @pytest.mark.parametrize("verb", VERBS)
 def test_cell(stranger: str, verb: str) -> None:
+    """It is answered or refused as named above, and the README says so; ``python -m tests.strangers.matrix --write``
+    renews that."""
     found = answer(stranger, verb)
     reason = REFUSED.get((stranger, verb))
     if reason is None:
@@ -33,11 +40,9 @@ def test_cell(stranger: str, verb: str) -> None:
     else:
         assert found.startswith("refused: ")
         assert reason in found
+    assert STANDING.cells[stranger, verb] == found
+    assert STANDING.losses[stranger] == case(stranger).risk.loss_facts.name
 
 
-def test_matrix_stands_in_the_readme() -> None:
-    """``python -m tests.strangers.matrix --write`` renews it."""
-    standing = matrix.in_readme()
-    if standing is None:
-        pytest.skip("the README has no place for the matrix yet")
-    assert standing == matrix.matrix().strip()
+def test_the_matrix_in_the_readme_is_whole() -> None:
+    assert list(STANDING.cells) == list(itertools.product(FACTORIES, VERBS))

@@ -5,7 +5,7 @@ cannot be established says why; none ever guesses. `certify` asks all that can b
 one's own.
 """
 
-from thalweg.certificates.case import Case, Figure
+from thalweg.certificates.case import Case
 from thalweg.certificates.claims import Certificate, ClaimKind, Hypothesis, Level, Outcome, Scope, State
 from thalweg.certificates.collisions import LabelCollisions
 from thalweg.certificates.convex_gaps import ConvexGap, LastLayerGap, TangentGap
@@ -15,6 +15,7 @@ from thalweg.certificates.escape import EscapeStep
 from thalweg.certificates.exact_fit import ExactFit
 from thalweg.certificates.fibre_search import FibreSearch
 from thalweg.certificates.fibres import FibreDescent
+from thalweg.certificates.figure import Figure
 from thalweg.certificates.gap import GapToLowerBound
 from thalweg.certificates.gradient import NonzeroGradient
 from thalweg.certificates.gradient_gap import ErrorsByGradient, SquaresByGradient

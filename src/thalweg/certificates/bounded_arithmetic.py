@@ -56,7 +56,7 @@ def scaled(numbers: Bounded, factor: float | Tensor) -> Bounded:
 
 
 def matrix_product(left: Bounded, right: Bounded) -> Bounded:
-    """``left @ right``, matrices ``(m, k)`` and ``(k, n)``."""
+    """``left @ right``, matrices ``(*batch, m, k)`` and ``(k, n)``."""
     terms = left.value.shape[-1] + 2
     sizes = left.value.abs(), right.value.abs()
     error = left.error @ sizes[1] + gamma(terms) * (sizes[0] @ sizes[1])

@@ -11,8 +11,7 @@ from thalweg.certificates.box_intervals import Interval, enclose_outputs, magnit
 from thalweg.certificates.case import Case
 from thalweg.certificates.loss_forms import hard_labels
 from thalweg.certificates.rounding import UNIT
-from thalweg.certificates.squared import as_given, squared_rows
-from thalweg.foundation import NotApplicableError
+from thalweg.certificates.squared import squared_rows
 from thalweg.objectives import L2
 from thalweg.structure import DenseNetwork
 
@@ -32,8 +31,6 @@ def enclosure_of_loss(case: Case, network: DenseNetwork) -> Enclose:
     """
     risk = case.data_term()
     features = network.features(risk.inputs).cpu()
-    if not as_given(risk.inputs, features):
-        raise NotApplicableError("it needs a first layer that sees the inputs themselves, not a function of them")
     data = _squares(case, network) if risk.loss_facts.squared_factor is not None else _logistic(case)
     decays = [term for term in case.others if isinstance(term, L2)]
 

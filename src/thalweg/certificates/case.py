@@ -2,53 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import time
 from functools import cached_property
-from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.certificates.claims import Hypothesis, Level, State
-from thalweg.certificates.forward import Bounded, bounded_outputs, bounded_risk
+from thalweg.certificates.figure import Figure, cancelling, moved_a_little, observed_rounding
+from thalweg.certificates.forward import Bounded, as_given, bounded_outputs, bounded_risk
 from thalweg.certificates.gradient_bounds import bounded_decay, bounded_gradient, total_gradient
 from thalweg.certificates.jacobian_bounds import BoundedJacobian, bounded_jacobian
-from thalweg.certificates.random_rounding import RandomRounding
 from thalweg.certificates.rounding import UNIT
 from thalweg.foundation import InvalidInputError, NotApplicableError, RunControl, require_memory
-from thalweg.objectives import L2, EmpiricalRisk, Objective, SumObjective, as_theta
+from thalweg.objectives import L2, EmpiricalRisk, Evaluation, Objective, SumObjective, as_theta, explain_network
 from thalweg.structure import DenseNetwork, NetworkStructure
-from thalweg.structure.tracing import TraceReport, explain_trace
 from thalweg.tangent import hessian_error
 
-__all__ = ["Case", "Figure"]
-
-PATTERNS = 4
-"""Copies of theta, moved by a unit in the last place in every coordinate, from which rounding is estimated."""
-
-_TRACES: WeakKeyDictionary[EmpiricalRisk, TraceReport] = WeakKeyDictionary()
-"""What came of tracing the network of each risk, for all points at which it is looked at."""
-
-
-class Figure(NamedTuple):
-    """A number, how far it may be from the exact one, and how firmly that is known."""
-
-    value: float
-    error: float
-    level: Level
-
-    @property
-    def above(self) -> float:
-        """An upper bound of the exact number."""
-        return self.value + self.error
-
-    @property
-    def below(self) -> float:
-        """A lower bound of the exact number."""
-        return self.value - self.error
+__all__ = ["Case"]
 
 
 class Case:
@@ -61,6 +33,7 @@ class Case:
         theta: ``(P,)``.
         seed: of random choices.
         control: time budget and stop event.
+        hessian: ``(P, P)`` at theta, where it is known already.
 
     Raises:
         InvalidInputError: for a batch, or an objective in single precision.
@@ -78,6 +51,7 @@ class Case:
         *,
         seed: int = 0,
         control: RunControl | None = None,
+        hessian: Float[Tensor, "P P"] | None = None,
     ) -> None:
         if objective.dtype != torch.float64:
             raise InvalidInputError(
@@ -91,6 +65,7 @@ class Case:
         self.theta = point
         self.seed = seed
         self.control = control or RunControl(None, None)
+        self._hessian = hessian
 
     def at(self, theta: Float[Tensor, " P"]) -> Case:
         """The same problem at another point."""
@@ -143,43 +118,39 @@ class Case:
     # -- value and gradient --------------------------------------------------------------------------------------------
 
     @cached_property
-    def _first(self) -> tuple[Tensor, Tensor, float]:
+    def _timed(self) -> tuple[Evaluation, float]:
         started = time.perf_counter()
-        found = self.objective.evaluate(self.theta, 1)
-        assert found.gradient is not None
-        return found.value, found.gradient, time.perf_counter() - started
+        return self.objective.evaluate(self.theta, 1), time.perf_counter() - started
+
+    @property
+    def _first(self) -> Evaluation:
+        return self._timed[0]
 
     @property
     def gradient(self) -> Float[Tensor, " P"]:
         """Gradient of the whole loss."""
-        return self._first[1]
+        assert self._first.gradient is not None
+        return self._first.gradient
 
     @property
     def gradient_seconds(self) -> float:
         """Time of one evaluation of value and gradient."""
-        return self._first[2]
+        return self._timed[1]
 
     @cached_property
     def moved_a_little(self) -> Float[Tensor, "k P"]:
         """Copies of theta with every coordinate moved by a unit in the last place, from which rounding is estimated."""
-        generator = torch.Generator().manual_seed(self.seed)
-        signs = 2 * torch.randint(0, 2, (PATTERNS, len(self.theta)), generator=generator).to(self.theta) - 1
-        return self.theta * (1 + 2 * UNIT * signs)
+        return moved_a_little(self.theta, self.seed)
 
     @cached_property
-    def _rounding(self) -> tuple[float, Tensor]:
-        """Largest changes of the value and of each gradient coordinate when theta and every operation err at random."""
-        with RandomRounding(self.seed):
-            moved = self.objective.evaluate(self.moved_a_little, 1)
-        assert moved.gradient is not None
-        value, gradient, _ = self._first
-        return float((moved.value - value).abs().max()), (moved.gradient - gradient).abs().amax(0)
+    def _rounding(self) -> Evaluation:
+        return observed_rounding(self.objective, self.theta, self._first, self.seed)
 
     @cached_property
     def value(self) -> Figure:
         """The loss; with a proved error for multilayer perceptrons under the usual losses, else an estimated one."""
-        computed = float(self._first[0])
-        if self.risk is not None and all(type(term).__name__ == "L2" for term in self.others):
+        computed = float(self._first.value)
+        if self.risk is not None and all(isinstance(term, L2) for term in self.others):
             try:
                 data, error = self._bounded_data
             except NotApplicableError:
@@ -189,9 +160,8 @@ class Case:
                 more = sum((len(self.theta) + 8) * 2 * UNIT * abs(part) for part in extra)
                 total = data + sum(extra)
                 return Figure(total, error + more + 4 * UNIT * (abs(total) + abs(computed)), Level.RIGOROUS)
-        noise, _ = self._rounding
-        size = abs(computed)
-        return Figure(computed, 4 * noise + 16 * UNIT * size, Level.NUMERIC)
+        noise = float(self._rounding.value)
+        return Figure(computed, 4 * noise + 16 * UNIT * abs(computed), Level.NUMERIC)
 
     @cached_property
     def _bounded_data(self) -> tuple[float, float]:
@@ -200,27 +170,14 @@ class Case:
     @cached_property
     def gradient_error(self) -> Float[Tensor, " P"]:
         """Estimated rounding error of each coordinate of the gradient."""
-        _, changes = self._rounding
+        changes = self._rounding.gradient
+        assert changes is not None
         # what one coordinate shows by chance, its neighbours in scale may suffer: no coordinate below the median
         least = 16 * UNIT * self.gradient.abs() + changes.median()
-        return torch.maximum(4 * changes, least) + self._cancelling
-
-    @cached_property
-    def _cancelling(self) -> Tensor | float:
-        """Rounding of the outputs' gradient and of the sum over samples, whose terms may cancel.
-
-        How large the terms are, random signs show. Moving theta does not: coordinates that are zero do not move, and at
-        theta = 0 nothing does. The difference of a probability and its target is known to a unit of either.
-        """
-        risk = self.risk
-        if risk is None:
-            return 0.0
-        generator = torch.Generator().manual_seed(self.seed + 1)
-        size = self.output_gradient.abs() + risk.sample_values(self.theta).abs().clamp_max(1).unsqueeze(1)
-        signs = 2 * torch.randint(0, 2, (*size.shape, PATTERNS), generator=generator).to(self.theta) - 1
-        signals = (size.unsqueeze(-1) * signs).reshape(-1, PATTERNS)
-        spread = risk.jacobian_operator(self.theta).transpose_matmul(signals).abs().amax(1)
-        return 8 * UNIT * math.sqrt(risk.n_samples) * spread
+        found = torch.maximum(4 * changes, least)
+        if self.risk is not None:
+            found = found + cancelling(self.risk, self.theta, self.output_gradient, self.seed + 1)
+        return found
 
     @cached_property
     def bounded_gradient(self) -> Bounded:
@@ -235,11 +192,7 @@ class Case:
             raise NotApplicableError(
                 "no rounding bound is known of the terms of the loss besides data and weight decay"
             )
-        from thalweg.certificates.squared import as_given  # which works on cases
-
         network, risk = self.dense(), self.data_term()
-        if not as_given(risk.inputs, network.features(risk.inputs)):
-            raise NotApplicableError("the network computes something of its inputs before its first layer")
         rows = risk.n_samples * network.rows_per_sample
         size = 8 * 8 * rows * sum(network.widths) + 8 * 8 * self.theta.numel()
         require_memory(size, "a gradient with error bounds", "Use fewer samples.")
@@ -247,38 +200,42 @@ class Case:
 
     # -- the network ---------------------------------------------------------------------------------------------------
 
-    @cached_property
-    def _trace(self) -> TraceReport | None:
-        risk = self.risk
-        if risk is None or risk.space != self.objective.space:
-            return None
-        if risk not in _TRACES:
-            _TRACES[risk] = explain_trace(risk.model, risk.inputs, risk.space, risk.forward)
-        return _TRACES[risk]
-
     def structure(self) -> NetworkStructure:
         """The network's description.
 
         Raises:
             NotApplicableError: where there is none.
         """
-        report = self._trace
-        if report is None or report.structure is None:
-            why = report.reason if report is not None else "the loss has no term over data"
-            raise NotApplicableError(f"it needs the structure of the network: {why}")
+        report = explain_network(self.objective)
+        if report.structure is None:
+            raise NotApplicableError(f"it needs the structure of the network: {report.reason}")
         return report.structure
 
-    def dense(self) -> DenseNetwork:
+    def dense(self, *, computed_inputs: bool = False) -> DenseNetwork:
         """The network as a multilayer perceptron.
 
+        Args:
+            computed_inputs: whether it may compute something of its inputs before the first layer. What that gives is
+                rounded, so that nothing proved of rounding holds for it.
+
         Raises:
-            NotApplicableError: if it is none.
+            NotApplicableError: if it is none, or computes something of its inputs and must not.
         """
         structure = self.structure()
         network = structure.as_dense()
         if network is None:
             raise NotApplicableError(f"it needs a multilayer perceptron: {structure.explain_dense()}")
+        if not computed_inputs and not self._inputs_as_given:
+            raise NotApplicableError(
+                "it needs a first layer that sees the inputs themselves; this network computes something of them, "
+                "which can be done to the data beforehand"
+            )
         return network
+
+    @cached_property
+    def _inputs_as_given(self) -> bool:
+        inputs = self.data_term().inputs
+        return as_given(inputs, self.dense(computed_inputs=True).features(inputs))
 
     @cached_property
     def bounded_outputs(self) -> Bounded:
@@ -287,11 +244,7 @@ class Case:
         Raises:
             NotApplicableError: for other than multilayer perceptrons of registered activations.
         """
-        from thalweg.certificates.squared import as_given  # which works on cases
-
         network, risk = self.dense(), self.data_term()
-        if not as_given(risk.inputs, network.features(risk.inputs)):
-            raise NotApplicableError("the network computes something of its inputs before its first layer")
         rows = risk.n_samples * network.rows_per_sample
         require_memory(6 * 8 * rows * max(network.widths), "a forward pass with error bounds", "Use fewer samples.")
         return bounded_outputs(network, self.theta, risk.inputs)
@@ -342,6 +295,11 @@ class Case:
         """
         return hessian_error(self.objective, self.theta, self.hessian, seed=self.seed).rounding
 
+    @property
+    def knows_hessian(self) -> bool:
+        """Whether the Hessian is there without any work."""
+        return self._hessian is not None or "hessian" in vars(self)
+
     @cached_property
     def hessian(self) -> Float[Tensor, "P P"]:
         """Hessian of the whole loss.
@@ -350,4 +308,4 @@ class Case:
             MemoryLimitError: where it would not fit.
             NotApplicableError: where the loss cannot be differentiated twice.
         """
-        return self.objective.hessian(self.theta)
+        return self.objective.hessian(self.theta) if self._hessian is None else self._hessian

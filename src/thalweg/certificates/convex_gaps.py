@@ -12,6 +12,7 @@ two terms, without R. With delta = 0 the gap is at most ``R |grad|``; a few Gaus
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -98,9 +99,9 @@ class _LinearGap(Certifier):
         """Those besides convexity."""
         return []
 
+    @abstractmethod
     def sentence(self, case: Case) -> str:
         """The subject of the claim."""
-        raise NotImplementedError
 
     def reach(self, everywhere: bool) -> Scope:
         """Over what the claim ranges, given whether no radius limits it."""

@@ -16,6 +16,7 @@ from thalweg.certificates.curvature_change import hessian_lipschitz
 from thalweg.certificates.gradient import gradient_with_error
 from thalweg.certificates.registry import Certifier, register_certifier
 from thalweg.certificates.rounding import (
+    UNIT,
     eigenvalue_below,
     norm_above,
     product_error,
@@ -49,7 +50,7 @@ class _Nearby(Certifier):
         """Two Hessians and a decomposition."""
         size = case.objective.space.size
         self._change(case, 0.0)
-        return Work(gradients=6 * size, flops=40.0 * size**3, bytes=8 * 8 * size**2)
+        return Work(gradients=(3 if case.knows_hessian else 6) * size, flops=40.0 * size**3, bytes=8 * 8 * size**2)
 
     def _change(self, case: Case, radius: float) -> float:
         if self.lipschitz is not None:
@@ -82,16 +83,16 @@ class CriticalPointNearby(_Nearby):
 
     def prove(self, case: Case, earlier: Sequence[Certificate]) -> Certificate:
         """Compare the Newton step with how fast the Hessian changes."""
+        far = self._too_far(case)
+        if far:
+            return self.undecided(far)
         hessian, error = case.hessian, case.hessian_error
         smallest = singular_value_below(hessian, error=error)
         note = f"no eigenvalue is nearer to zero than {smallest:.3g}"
         state = State.CHECKED if smallest > 0 else State.NOT_MET
         regular = Hypothesis("the Hessian is regular", state, smallest, note)
         if not regular.met:
-            text = (
-                "the Hessian is singular as far as rounding tells; symmetries make it so, and weight decay mends that"
-            )
-            return self.undecided(text, [regular])
+            return self.undecided(_SINGULAR, [regular])
         step = _newton_length(case, hessian, error, smallest)
         ball = 2 * step * (1 + 1e-12)
         change = self._change(case, ball)
@@ -120,6 +121,19 @@ class CriticalPointNearby(_Nearby):
         )
 
 
+    def _too_far(self, case: Case) -> str:
+        """Why it cannot be shown, where that is seen without the error of the Hessian, which takes another one."""
+        values = torch.linalg.svdvals(case.hessian)
+        if not float(values[-1]) > len(values) * UNIT * float(values[0]):
+            return _SINGULAR
+        step = float(torch.linalg.solve(case.hessian, case.gradient).norm())
+        contraction = self._change(case, 0.0) * step / float(values[-1])
+        return f"b K eta is about {contraction:.3g}, not at most 1/2" if contraction > 1 else ""
+
+
+_SINGULAR = "the Hessian is singular as far as rounding tells; symmetries make it so, and weight decay mends that"
+
+
 @dataclass(frozen=True)
 class MinimumNearby(_Nearby):
     """The loss is strongly convex around this point, which is little above the one minimum there.
@@ -137,6 +151,9 @@ class MinimumNearby(_Nearby):
 
     def prove(self, case: Case, earlier: Sequence[Certificate]) -> Certificate:
         """Compare the gradient with the curvature and how fast that changes."""
+        lowest = float(torch.linalg.eigvalsh(case.hessian)[0])
+        if not lowest > 0:  # whatever its error, which takes another Hessian
+            return self.undecided(f"the Hessian's smallest eigenvalue, {lowest:.3g}, is not positive")
         least = eigenvalue_below(case.hessian, case.hessian_error)
         state = State.CHECKED if least > 0 else State.NOT_MET
         convex = Hypothesis(

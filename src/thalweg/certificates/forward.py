@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from thalweg.certificates.rounding import TINY, UNIT, gamma, sum_above
 from thalweg.foundation import NotApplicableError
@@ -25,6 +26,7 @@ __all__ = [
     "ULPS",
     "Bounded",
     "BoundedLayer",
+    "as_given",
     "bounded_activations",
     "bounded_layers",
     "bounded_outputs",
@@ -49,6 +51,14 @@ class BoundedLayer(NamedTuple):
 
     before: Bounded
     after: Bounded
+
+
+def as_given(inputs: Any, features: Float[Tensor, "M d"]) -> bool:
+    """Whether the first layer sees the numbers of the inputs themselves, bit for bit, and not a function of them."""
+    leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+    if len(leaves) != 1 or leaves[0].numel() != features.numel() or not leaves[0].is_floating_point():
+        return False
+    return torch.equal(leaves[0].detach().to(features).reshape(features.shape), features)
 
 
 def bounded_activations(

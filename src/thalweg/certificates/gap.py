@@ -9,8 +9,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from thalweg.certificates.case import Case, Figure
+from thalweg.certificates.case import Case
 from thalweg.certificates.claims import Certificate, ClaimKind, Hypothesis, Level, Scope, State
+from thalweg.certificates.figure import Figure
 from thalweg.certificates.registry import Certifier, register_certifier
 from thalweg.certificates.rounding import UNIT
 from thalweg.certificates.work import Work

@@ -37,12 +37,14 @@ EXACT_SLOPES = frozenset(
 """Activations whose slope is known to be computed that well; the piecewise linear ones besides."""
 
 
-def bounded_derivative(facts: ActivationFacts, z: Bounded) -> Bounded:
+def bounded_derivative(facts: ActivationFacts, z: Bounded, *, at_corners: bool = False) -> Bounded:
     """The slope of an activation where its argument is known within a bound.
 
     Args:
         facts: of the activation.
         z: its arguments.
+        at_corners: where it may not be known on which side of a corner an argument lies, take either slope, with an
+            error as large as the two are apart; else such an argument is refused.
 
     Raises:
         NotApplicableError: where the slope's accuracy is not known, or an argument may lie on a corner.
@@ -53,11 +55,15 @@ def bounded_derivative(facts: ActivationFacts, z: Bounded) -> Bounded:
     known = facts.piecewise_linear or facts.name in EXACT_SLOPES or facts.name.startswith("elu(")
     if not (facts.recognised and known and bend is not None and steep is not None and math.isfinite(bend * steep)):
         raise NotApplicableError(f"no rounding bound is written for the slope of {facts.name}")
-    if facts.smoothness == 0 and bool(near_kink(facts, z).any()):
-        raise NotApplicableError(f"an argument of {facts.name} may lie on its corner")
     value = facts.derivative(z.value)
     own = ULPS * UNIT * max(1.0, steep) + switched(facts, z.value)
-    return Bounded(value, (bend * z.error + own) * (1 + 16 * UNIT) + TINY)
+    error = (bend * z.error + own) * (1 + 16 * UNIT) + TINY
+    if facts.smoothness == 0:
+        close = near_kink(facts, z)
+        if bool(close.any()) and not at_corners:
+            raise NotApplicableError(f"an argument of {facts.name} may lie on its corner")
+        error = torch.where(close, 2 * steep + error, error)
+    return Bounded(value, error)
 
 
 def near_kink(facts: ActivationFacts, z: Bounded) -> Tensor:

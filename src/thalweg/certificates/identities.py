@@ -58,12 +58,12 @@ class HomogeneousUnits(Certifier):
 
     def work(self, case: Case) -> Work:
         """A few gradients, to know their rounding."""
-        homogeneous_layers(case.dense())
+        homogeneous_layers(case.dense(computed_inputs=True))
         return Work(gradients=12)
 
     def prove(self, case: Case, earlier: Sequence[Certificate]) -> Certificate:
         """Compare both sides for every unit."""
-        network = case.dense()
+        network = case.dense(computed_inputs=True)
         layers = homogeneous_layers(network)
         gradient, error = data_gradient(case)
         sides = [_of_units(network, number, degree, case.theta, gradient, error) for number, degree in layers]
@@ -92,12 +92,12 @@ class LastLayerGradient(Certifier):
 
     def work(self, case: Case) -> Work:
         """A few gradients, to know their rounding."""
-        linear_last(case.dense())
+        linear_last(case.dense(computed_inputs=True))
         return Work(gradients=12)
 
     def prove(self, case: Case, earlier: Sequence[Certificate]) -> Certificate:
         """Compare all entries, and their sum."""
-        network = case.dense()
+        network = case.dense(computed_inputs=True)
         last = linear_last(network)
         gradient, error = data_gradient(case)
         features = last_features(case, network)

@@ -6,21 +6,21 @@ Jacobian is the outer product of a layer's signals and its inputs.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from thalweg.certificates.bounded_arithmetic import exactly, matrix_product, multiplied
 from thalweg.certificates.claims import Level
-from thalweg.certificates.forward import Bounded, bounded_layers, switched
-from thalweg.certificates.gradient_bounds import EXACT_SLOPES, ULPS, near_kink
+from thalweg.certificates.forward import Bounded, bounded_layers
+from thalweg.certificates.gradient_bounds import bounded_derivative
 from thalweg.certificates.rounding import TINY, UNIT, gamma, norm_above
-from thalweg.foundation import NotApplicableError, require_memory
-from thalweg.structure import ActivationFacts, DenseNetwork
+from thalweg.foundation import require_memory
+from thalweg.structure import DenseNetwork
 
-__all__ = ["BoundedJacobian", "bounded_jacobian", "bounded_slopes"]
+__all__ = ["BoundedJacobian", "bounded_jacobian"]
 
 
 class BoundedJacobian(NamedTuple):
@@ -65,48 +65,13 @@ def bounded_jacobian(network: DenseNetwork, theta: Float[Tensor, " P"], inputs: 
     jacobian = theta.new_zeros(rows, width, network.space.size)
     error = 0.0
     for number in reversed(range(len(layers))):
-        slopes = bounded_slopes(network.layers[number].activation, layers[number].before)
-        back = _product(back, Bounded(slopes.value.unsqueeze(1), slopes.error.unsqueeze(1)))
+        slopes = bounded_derivative(network.layers[number].activation, layers[number].before, at_corners=True)
+        back = multiplied(back, Bounded(slopes.value.unsqueeze(1), slopes.error.unsqueeze(1)))
         entering = layers[number - 1].after if number else Bounded(features, torch.zeros_like(features))
         error += _fill(jacobian, network, number, back, entering)
-        back = _through(back, matrices[number][0])
+        back = matrix_product(back, exactly(matrices[number][0]))
     flat = jacobian.reshape(rows * width, -1)
     return BoundedJacobian(flat, (error + 2 * UNIT * len(layers) * norm_above(flat)) * (1 + 1e-12))
-
-
-def bounded_slopes(facts: ActivationFacts, before: Bounded) -> Bounded:
-    """``sigma'(z)`` with its error, for z with an error; near a corner the error is as large as the slopes.
-
-    Raises:
-        NotApplicableError: where no bound of the rounding of the slope is known.
-    """
-    z, error = before
-    if facts.name == "identity":
-        return Bounded(torch.ones_like(z), torch.zeros_like(z))
-    steepest, curvature = facts.lipschitz, facts.curvature
-    known = facts.piecewise_linear or facts.name in EXACT_SLOPES
-    if not (facts.recognised and known) or steepest is None or curvature is None or not math.isfinite(steepest):
-        raise NotApplicableError(f"no rounding bound is written for the slope of the activation {facts.name}")
-    value = facts.derivative(z)
-    moved = ULPS * UNIT * max(1.0, steepest) + curvature * error + TINY + 2 * switched(facts, z)
-    if facts.smoothness == 0:  # on which side of a corner the exact number lies may not be known
-        moved = torch.where(near_kink(facts, before), 2 * steepest + moved, moved)
-    return Bounded(value, moved * (1 + 8 * UNIT))
-
-
-def _product(left: Bounded, right: Bounded) -> Bounded:
-    """Entry by entry."""
-    value = left.value * right.value
-    error = left.error * (right.value.abs() + right.error) + left.value.abs() * right.error + UNIT * value.abs()
-    return Bounded(value, error * (1 + 8 * UNIT) + TINY)
-
-
-def _through(back: Bounded, weight: Tensor) -> Bounded:
-    """Signals ``(M, C, out)`` through ``W^T``."""
-    size, terms = weight.abs(), weight.shape[0] + 2
-    value = back.value @ weight
-    error = (1 + 2 * gamma(terms)) * (back.error @ size + gamma(terms) * (back.value.abs() @ size)) + terms * TINY
-    return Bounded(value, error)
 
 
 def _fill(jacobian: Tensor, network: DenseNetwork, number: int, back: Bounded, entering: Bounded) -> float:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from thalweg.certificates.case import Case
 from thalweg.certificates.claims import Certificate, ClaimKind, Hypothesis, Level, Scope, State
 from thalweg.certificates.forward import Bounded, BoundedLayer, bounded_layers
+from thalweg.certificates.gradient_bounds import bounded_derivative
 from thalweg.certificates.gradient_gap import bare_loss, claim_of_slopes, gradient_above
-from thalweg.certificates.jacobian_bounds import bounded_slopes
 from thalweg.certificates.loss_forms import hard_labels, squares
 from thalweg.certificates.registry import Certifier, register_certifier
 from thalweg.certificates.rounding import UNIT, norm_above, singular_value_below
@@ -150,7 +150,7 @@ def _ways(case: Case, weights: Tensor) -> Iterator[_Way]:
 
 def _smallest_slope(network: DenseNetwork, number: int, layers: list[BoundedLayer], counted: Tensor) -> float:
     try:
-        slopes = bounded_slopes(network.layers[number].activation, layers[number].before)
+        slopes = bounded_derivative(network.layers[number].activation, layers[number].before, at_corners=True)
     except NotApplicableError:
         return 0.0
     sure = (slopes.value.abs() - slopes.error)[counted]

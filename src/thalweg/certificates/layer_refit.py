@@ -84,7 +84,7 @@ class LayerRefit(Certifier):
 
     def work(self, case: Case) -> Work:
         """Least squares in each layer's weights."""
-        network = case.dense()
+        network = case.dense(computed_inputs=True)
         risk, total = case.data_term(), Work()
         squares(risk)
         rows = risk.n_samples * risk.n_outputs
@@ -98,7 +98,7 @@ class LayerRefit(Certifier):
 
     def prove(self, case: Case, earlier: Sequence[Certificate]) -> Certificate:
         """Solve for each layer, and keep the best."""
-        network = case.dense()
+        network = case.dense(computed_inputs=True)
         best: LowerPoint | None = None
         which = ""
         for number in self._layers(network):

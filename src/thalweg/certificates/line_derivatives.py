@@ -17,8 +17,9 @@ from torch import Tensor
 
 from thalweg.certificates.activation_bounds import third_derivative_bound
 from thalweg.certificates.bounded_arithmetic import added, exactly, matrix_product, multiplied, scaled
-from thalweg.certificates.case import Case, Figure
+from thalweg.certificates.case import Case
 from thalweg.certificates.claims import Level
+from thalweg.certificates.figure import Figure
 from thalweg.certificates.forward import Bounded, bounded_layers, switched
 from thalweg.certificates.gradient_bounds import bounded_derivative, near_kink
 from thalweg.certificates.output_slopes import bounded_bend, bounded_slope

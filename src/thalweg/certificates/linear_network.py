@@ -14,7 +14,7 @@ from thalweg.certificates.case import Case
 from thalweg.certificates.claims import Certificate, ClaimKind, Hypothesis, Level, Scope, State
 from thalweg.certificates.least_squares import LowRankFit, low_rank_affine_bound
 from thalweg.certificates.registry import Certifier, register_certifier
-from thalweg.certificates.squared import agreement, as_given, squared_loss, squared_rows
+from thalweg.certificates.squared import agreement, squared_loss, squared_rows
 from thalweg.certificates.work import Work
 from thalweg.foundation import NotApplicableError, require_memory
 from thalweg.structure import DenseNetwork
@@ -44,7 +44,8 @@ def affine_maps(network: DenseNetwork) -> tuple[AffineMaps, ...]:
     >>> affine_maps(net)
     (AffineMaps(rank=2, bias='free'), AffineMaps(rank=2, bias='inside'))
     """
-    rank, biased = min(network.widths), [place for place, layer in enumerate(network.layers) if layer._bias is not None]
+    rank = min(network.widths)
+    biased = [place for place, layer in enumerate(network.layers) if layer.bias_coordinates is not None]
     if not biased:
         return (AffineMaps(rank, "none"),)
     last = biased[-1]
@@ -81,8 +82,6 @@ class LinearNetwork(Certifier):
         rows = squared_rows(case, network.widths[-1])
         require_memory(96 * len(rows.kept) * sum(network.widths), "a table of the inputs", "Use fewer samples.")
         features = network.features(risk.inputs).cpu()
-        if not as_given(risk.inputs, features):
-            raise NotApplicableError("it needs a first layer that sees the inputs themselves, not a function of them")
         maps = affine_maps(network)
         fits = [self._fit(each, features[rows.kept], rows.targets, rows.weights) for each in maps]
         hypotheses = self._hypotheses(case, network)

@@ -15,7 +15,7 @@ from thalweg.certificates.case import Case
 from thalweg.certificates.claims import Certificate, ClaimKind, Hypothesis, Level, Scope, State
 from thalweg.certificates.registry import Certifier, register_certifier
 from thalweg.certificates.segments import segmented_bound
-from thalweg.certificates.squared import agreement, as_given, squared_loss, squared_rows
+from thalweg.certificates.squared import agreement, squared_loss, squared_rows
 from thalweg.certificates.work import Work
 from thalweg.foundation import NotApplicableError
 from thalweg.structure import ActivationFacts, NetworkStructure, Step
@@ -145,12 +145,10 @@ def _line(case: Case) -> _Line:
     if len(leaves) == 1 and leaves[0].numel() == risk.n_samples and leaves[0].is_floating_point():
         places = leaves[0].detach().to("cpu", torch.float64).reshape(-1)
         return _Line(places, risk.n_outputs, count_pieces(structure, example))
-    network = structure.as_dense()
-    if network is None or network.widths[0] != 1:
+    network = case.dense()
+    if network.widths[0] != 1:
         raise NotApplicableError("it needs inputs of one real number each")
     places = network.features(risk.inputs)
-    if not as_given(risk.inputs, places):
-        raise NotApplicableError("it needs a first layer that sees the inputs themselves, not a function of them")
     return _Line(places[:, 0].cpu(), network.widths[-1], count_pieces(structure, example * network.rows_per_sample))
 
 

@@ -114,7 +114,7 @@ def hard_labels(risk: EmpiricalRisk) -> Labels:
     >>> hard_labels(risk).place.tolist(), [round(w, 3) for w in hard_labels(risk).weight.tolist()]
     ([[0, 1, 2], [3, 4, 5], [6, 7, 8]], [0.333, 0.333, 0.333])
     """
-    shares, places = _shares(risk)
+    shares, places = decision_shares(risk)
     if bool((shares < 0).any()):
         raise NotApplicableError("it needs class weights that are not negative")
     kept = (shares > 0).any(-1)
@@ -140,7 +140,7 @@ def curvatures(risk: EmpiricalRisk) -> Curvatures:
     if type(risk.loss) is nn.MSELoss:
         weight = squares(risk).weight
         return Curvatures(torch.full_like(weight, torch.inf), 2 * weight, torch.zeros_like(weight))
-    shares, places = _shares(risk)
+    shares, places = decision_shares(risk)
     total = shares.abs().sum(-1).reshape(risk.n_samples, -1)
     if places.shape[1] == 1:
         slope, second, third = 1.0, 0.25, THIRD_LOGISTIC
@@ -150,7 +150,7 @@ def curvatures(risk: EmpiricalRisk) -> Curvatures:
     return Curvatures(slope * total.norm(dim=1), second * largest, third * largest)
 
 
-def _shares(risk: EmpiricalRisk) -> tuple[Tensor, Tensor]:
+def decision_shares(risk: EmpiricalRisk) -> tuple[Tensor, Tensor]:
     """Weights ``(M, K)`` of the negative log probabilities of each decision, and where its outputs stand."""
     loss, factors, targets = risk.loss, risk.factors, risk.targets
     rule = _SHARES.get(type(loss))

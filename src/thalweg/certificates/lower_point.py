@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thalweg.certificates.case import Case, Figure
+from thalweg.certificates.case import Case
 from thalweg.certificates.claims import Level
+from thalweg.certificates.figure import Figure
 from thalweg.certificates.rounding import UNIT
 
 __all__ = ["LowerPoint", "compared", "lowest_along"]

@@ -17,7 +17,7 @@ from thalweg.certificates.claims import Certificate, ClaimKind, Hypothesis, Leve
 from thalweg.certificates.loss_forms import hard_labels
 from thalweg.certificates.registry import Certifier, register_certifier
 from thalweg.certificates.rounding import TINY, UNIT, gamma, norm_above
-from thalweg.certificates.squared import as_given, squared_loss, squared_rows
+from thalweg.certificates.squared import squared_loss, squared_rows
 from thalweg.certificates.work import Work
 from thalweg.foundation import InvalidInputError, NotApplicableError
 
@@ -202,9 +202,6 @@ def _frozen_constant(case: Case) -> tuple[float, Hypothesis]:
     if any(bool((layer.weight_coordinates >= 0).any()) for layer in network.layers) or len(slopes) < len(
         network.layers
     ):
-        raise NotApplicableError(ask)
-    risk = case.data_term()
-    if not as_given(risk.inputs, network.features(risk.inputs)):
         raise NotApplicableError(ask)
     product = 1.0
     for (weight, _), slope in zip(network.matrices(case.theta), slopes, strict=True):

@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thalweg.certificates.case import PATTERNS, Case, Figure
+from thalweg.certificates.case import Case
 from thalweg.certificates.claims import Certificate, ClaimKind, Hypothesis, Level, Scope, State
+from thalweg.certificates.figure import PATTERNS, Figure
 from thalweg.certificates.line_derivatives import proved_line_derivatives
 from thalweg.certificates.random_rounding import RandomRounding
 from thalweg.certificates.registry import Certifier, register_certifier
@@ -25,7 +26,7 @@ from thalweg.tangent import extreme_eigenpairs
 __all__ = ["NegativeCurvature", "curvature_along"]
 
 DENSE = 300
-"""Parameters up to which the Hessian is formed and diagonalised."""
+"""Parameters up to which the Hessian is formed for this certificate alone; one that is there already is used."""
 
 PRODUCTS = 120
 """Products with the Hessian that the Lanczos iteration may take beyond."""
@@ -68,6 +69,8 @@ class NegativeCurvature(Certifier):
         size = case.theta.numel()
         if self.direction is not None:
             return Work(gradients=40)
+        if case.knows_hessian:
+            return Work(gradients=40, flops=30.0 * size**3, bytes=3 * 8 * size**2)
         if size <= DENSE:
             return Work(gradients=2 * size + 40, flops=30.0 * size**3, bytes=6 * 8 * size**2)
         products = min(size, PRODUCTS)
@@ -112,7 +115,7 @@ class NegativeCurvature(Certifier):
             if given.shape != case.theta.shape or not 0 < length < math.inf:
                 raise InvalidInputError(f"direction= must be a finite vector ({size},) other than zero")
             return given / length, "given by the user"
-        if size <= DENSE:
+        if size <= DENSE or case.knows_hessian:
             _, vectors = torch.linalg.eigh(case.hessian)
             return vectors[:, 0], "from the dense Hessian"
         with progress_bar("", show=False) as silent:

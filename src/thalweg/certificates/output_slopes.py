@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from thalweg.certificates.bounded_arithmetic import added, exactly, multiplied, summed
 from thalweg.certificates.forward import Bounded
-from thalweg.certificates.loss_forms import _shares, squares
+from thalweg.certificates.loss_forms import decision_shares, squares
 from thalweg.certificates.rounding import TINY, UNIT, gamma
 from thalweg.objectives import EmpiricalRisk
 
@@ -38,7 +38,7 @@ def bounded_slope(risk: EmpiricalRisk, outputs: Bounded) -> Bounded:
     if type(risk.loss) is nn.MSELoss:
         form = squares(risk)
         return multiplied(_rounded(2 * form.weight.unsqueeze(1)), added(outputs, exactly(-form.target)))
-    shares, places = _shares(risk)
+    shares, places = decision_shares(risk)
     chosen = _taken(outputs, places)
     if places.shape[1] == 1:
         up, down = _sigmoid(chosen, 1), _sigmoid(chosen, -1)
@@ -65,7 +65,7 @@ def bounded_bend(risk: EmpiricalRisk, outputs: Bounded, along: Bounded) -> Bound
     if type(risk.loss) is nn.MSELoss:
         weight = _rounded(2 * squares(risk).weight.unsqueeze(1))
         return _flat(multiplied(weight, multiplied(along, along)))
-    shares, places = _shares(risk)
+    shares, places = decision_shares(risk)
     chosen, u, total = _taken(outputs, places), _taken(along, places), _total(shares)
     if places.shape[1] == 1:
         weight = multiplied(total, multiplied(_sigmoid(chosen, 1), _sigmoid(chosen, -1)))

@@ -160,6 +160,7 @@ def certify(
     budget: float | str | None = None,
     seed: int = 0,
     control: RunControl | None = None,
+    hessian: Float[Tensor, "P P"] | None = None,
     show_progress: bool | None = None,
 ) -> tuple[Certificate, ...]:
     """Ask certifiers what can be proved of a loss at a point.
@@ -174,6 +175,7 @@ def certify(
             prediction.
         seed: of random choices.
         control: of a longer run that this is part of.
+        hessian: ``(P, P)`` at theta, where it is known already.
         show_progress: None shows a bar in a terminal.
 
     Returns:
@@ -189,7 +191,7 @@ def certify(
     """
     chosen = _chosen(certificates)
     running = control or RunControl(parse_duration(budget), None)
-    case = Case(objective, theta, seed=seed, control=running)
+    case = Case(objective, theta, seed=seed, control=running, hessian=hessian)
     found: list[Certificate] = []
     with progress_bar("certifying", total=len(chosen), show=show_progress) as bar:
         for number, certifier in enumerate(chosen):

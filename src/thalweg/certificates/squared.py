@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from thalweg.certificates.case import Case
 from thalweg.certificates.claims import Hypothesis, State
@@ -19,7 +18,6 @@ from thalweg.structure import DenseNetwork
 __all__ = [
     "SquaredRows",
     "agreement",
-    "as_given",
     "power_of_two",
     "scaled_below",
     "scaled_exactly",
@@ -125,14 +123,6 @@ def scaled_below(bound: float, exponent: int) -> float:
     except OverflowError:
         return math.inf
     return max(0.0, whole - 2.0**-1070)
-
-
-def as_given(inputs: Any, features: Float[Tensor, "M d"]) -> bool:
-    """Whether the first layer sees the numbers of the inputs themselves, bit for bit, and not a function of them."""
-    leaves = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
-    if len(leaves) != 1 or leaves[0].numel() != features.numel() or not leaves[0].is_floating_point():
-        return False
-    return torch.equal(leaves[0].detach().to(features).reshape(features.shape), features)
 
 
 def agreement(case: Case, network: DenseNetwork | None = None) -> Hypothesis:

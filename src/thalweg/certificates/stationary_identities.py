@@ -47,12 +47,12 @@ class CalibratedOutputs(Certifier):
 
     def work(self, case: Case) -> Work:
         """A forward pass, and a few gradients to know their rounding."""
-        linear_last(case.dense())
+        linear_last(case.dense(computed_inputs=True))
         return Work(gradients=12)
 
     def prove(self, case: Case, earlier: Sequence[Certificate]) -> Certificate:
         """Hold the sums against their terms."""
-        network = case.dense()
+        network = case.dense(computed_inputs=True)
         last = linear_last(network)
         if case.others:
             raise NotApplicableError("it needs a loss without other terms, which pull at the last layer as well")
@@ -112,13 +112,13 @@ class BalancedUnits(Certifier):
 
     def work(self, case: Case) -> Work:
         """A gradient."""
-        case.dense()
+        case.dense(computed_inputs=True)
         _strength(case)
         return Work(gradients=2)
 
     def prove(self, case: Case, earlier: Sequence[Certificate]) -> Certificate:
         """Compare the squares of each unit, and the gradient that could unbalance them."""
-        network, strength, theta = case.dense(), _strength(case), case.theta
+        network, strength, theta = case.dense(computed_inputs=True), _strength(case), case.theta
         gaps, sizes, pulls = [], [], []
         for number, degree in homogeneous_layers(network):
             incoming, outgoing = incoming_and_outgoing(network, number)

@@ -18,7 +18,7 @@ from thalweg.certificates.loss_forms import hard_labels
 from thalweg.certificates.near_collisions import row_norms
 from thalweg.certificates.registry import Certifier, register_certifier
 from thalweg.certificates.rounding import UNIT, gamma
-from thalweg.certificates.squared import agreement, as_given, squared_rows
+from thalweg.certificates.squared import agreement, squared_rows
 from thalweg.certificates.work import Work
 from thalweg.foundation import NotApplicableError
 from thalweg.objectives import L2
@@ -90,7 +90,7 @@ def largest_outputs(network: DenseNetwork, theta: Float[Tensor, " P"]) -> Reach:
     """
     inputs, depth, terms = 1.0, 0, list[tuple[float, int]]()
     for layer in network.layers:
-        if layer._bias is not None:
+        if layer.bias_coordinates is not None:
             terms.append((1.0, 0))
         facts = layer.activation
         slope, at_zero = facts.lipschitz, facts.value_at_zero
@@ -138,8 +138,8 @@ class WeightDecay(Certifier):
         strength = _strength(case)
         network, risk = case.dense(), case.data_term()
         features = network.features(risk.inputs).cpu()
-        if network.rows_per_sample != 1 or not as_given(risk.inputs, features):
-            raise NotApplicableError("it needs a first layer that sees the inputs themselves, one row a sample")
+        if network.rows_per_sample != 1:
+            raise NotApplicableError("it needs a network that sees one row a sample")
         reach = largest_outputs(network, case.theta)
         data = _data_term(case, row_norms(features)[1] ** 2 * (1 + SLACK), reach)
         known, rests = _data_bound(earlier)

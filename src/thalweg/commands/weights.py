@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from thalweg.foundation import InvalidInputError
+from thalweg.foundation import InvalidInputError, first_line
 
 __all__ = ["read_weights"]
 
@@ -68,7 +68,7 @@ def _read(path: Path) -> Any:
 
 def _reason(error: Exception) -> str:
     """Torch's own advice is to load the file all the same, which is not passed on."""
-    first = (str(error).strip().splitlines() or [""])[0]
+    first = first_line(error)
     if "weights_only" in first or "Weights only" in first:
         return "it holds something else than tensors"
     return first if " " in first else f"{type(error).__name__}, as for a file that is cut off or of another kind"

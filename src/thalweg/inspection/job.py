@@ -27,9 +27,8 @@ from thalweg.inspection.ruling import judge_point, relative_gradient
 from thalweg.inspection.slices import cut_slices
 from thalweg.inspection.units import measure_units
 from thalweg.inspection.verdict import Kind, Polish, Verdict
-from thalweg.objectives import Objective, find_risk
+from thalweg.objectives import Objective, explain_network, find_risk
 from thalweg.solvers import Status, find_critical_point
-from thalweg.structure.tracing import TraceReport, explain_trace
 
 __all__ = ["Job"]
 
@@ -76,7 +75,6 @@ class Job:
     slices: tuple[Slice, ...] = ()
     certificates: tuple[Certificate, ...] = ()
     polish: Polish | None = None
-    trace: TraceReport | None = None
     skipped: list[Skipped] = field(default_factory=list)
     complete: bool = True
     done: float = 0.0
@@ -179,9 +177,9 @@ class Job:
         if self.curvature is None:
             return
         proposed: list[FlatCandidate] = []
-        risk, report = find_risk(self.objective), self._structure()
-        if risk is not None and report is not None and report.structure is not None and self.dense:
-            proposed += structural_candidates(risk, report.structure, self.theta)
+        risk, structure = find_risk(self.objective), explain_network(self.objective).structure
+        if risk is not None and structure is not None and self.dense:
+            proposed += structural_candidates(risk, structure, self.theta)
         if self._near_critical:
             proposed += level_lines(self.curvature)
         self.flat = verify_flat(self.objective, self.theta, self.point, proposed)
@@ -216,10 +214,9 @@ class Job:
         risk = find_risk(self.objective)
         if risk is None:
             raise NotApplicableError("units belong to networks; this objective has no module")
-        report = self._structure()
-        if report is None or report.structure is None:
-            why = report.reason if report is not None else "only some of its directions are free"
-            raise NotApplicableError(f"the structure of the network is not known: {why}")
+        report = explain_network(self.objective)
+        if report.structure is None:
+            raise NotApplicableError(f"the structure of the network is not known: {report.reason}")
         self.units = measure_units(risk, report.structure, self.theta)
 
     def _listen(self) -> None:
@@ -245,6 +242,7 @@ class Job:
             self.certifiers,
             seed=self.seed,
             control=self.control,
+            hessian=self.hessian,
             show_progress=False,  # there is a bar already
         )
         stopped = {"interrupted", "time limit"} & {certificate.reason for certificate in self.certificates}
@@ -252,15 +250,6 @@ class Job:
             raise _StoppedError(stopped.pop())
 
     # -- what they share -----------------------------------------------------------------------------------------------
-
-    def _structure(self) -> TraceReport | None:
-        """The network traced, once; None where the objective has none, or frees only some of its directions."""
-        risk = find_risk(self.objective)
-        if risk is None or risk.space != self.objective.space:
-            return None
-        if self.trace is None:
-            self.trace = explain_trace(risk.model, risk.inputs, risk.space, risk.forward)
-        return self.trace
 
     def _ended(self) -> bool:
         return self.control.why_stop() is not None

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from thalweg.foundation import InvalidInputError
 from thalweg.inspection.records import Layer, Point
-from thalweg.objectives import EmpiricalRisk, Objective, SumObjective, find_risk
+from thalweg.objectives import EmpiricalRisk, Objective, RestrictedObjective, SumObjective, find_risk
 from thalweg.solvers.local import measure_rounding
 
 __all__ = ["measure_point"]
@@ -60,12 +60,15 @@ def _layers(objective: Objective, theta: Tensor, gradient: Tensor) -> tuple[Laye
 
 
 def _infimum(objective: Objective) -> float | None:
-    """Sum of the samples' infima over free outputs; penalties, which are not negative, can only add to it."""
-    risk = find_risk(objective)
-    if risk is None:
+    """Sum of the samples' infima over free outputs; other terms that are not negative can only add to it."""
+    if isinstance(objective, EmpiricalRisk):
+        return objective.output_infimum()
+    if isinstance(objective, RestrictedObjective):
+        return _infimum(objective.base)
+    if not isinstance(objective, SumObjective):
         return None
-    if isinstance(objective, SumObjective):
-        others = [term for term in objective.terms if not isinstance(term, EmpiricalRisk)]
-        if any(not getattr(term, "nonnegative", False) for term in others):
-            return None
-    return risk.output_infimum()
+    data = [term for term in objective.terms if find_risk(term) is not None]
+    others = [term for term in objective.terms if find_risk(term) is None]
+    if len(data) != 1 or not all(getattr(term, "nonnegative", False) for term in others):
+        return None
+    return _infimum(data[0])

@@ -4,6 +4,7 @@ from thalweg.objectives.capabilities import Capability, require
 from thalweg.objectives.convert import as_theta, find_risk, load_into_model
 from thalweg.objectives.kinks import KinkReport
 from thalweg.objectives.losses import LossFacts, facts_of, register_loss
+from thalweg.objectives.networks import explain_network
 from thalweg.objectives.objective import Evaluation, Objective
 from thalweg.objectives.outputs import OutputObjective
 from thalweg.objectives.paths import DerivativePath
@@ -27,6 +28,7 @@ __all__ = [
     "RestrictedObjective",
     "SumObjective",
     "as_theta",
+    "explain_network",
     "facts_of",
     "find_risk",
     "load_into_model",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import fnmatch
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,10 +15,9 @@ from torch.nn.utils.parametrize import is_parametrized
 from torch.utils import _pytree as pytree
 
 from thalweg.foundation import InvalidInputError, UnsupportedModelError
+from thalweg.structure.caller import Caller, Forward, aliases_of, deep_copy
 
 __all__ = ["Forward", "PrivateModel", "free_parameters"]
-
-Forward = Callable[[Any, Any], Any]
 
 
 class PrivateModel:
@@ -37,7 +36,7 @@ class PrivateModel:
     """
 
     def __init__(self, model: nn.Module, forward: Forward | None, dtype: torch.dtype) -> None:
-        self.model = copy_of(model).to(dtype)
+        self.model = _copy_of(model).to(dtype)
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
             parameter.grad = None
@@ -47,15 +46,15 @@ class PrivateModel:
         self._prepare()
 
     def _prepare(self) -> None:
-        self._called = _Called(self.model, self.user_forward)
-        self._aliases = _aliases(self.model)
+        self._called = Caller(self.model, self.user_forward)
+        self._aliases = aliases_of(self.model)
         self._lock = threading.RLock()  # while it runs, a call holds other parameters than its own
 
     def __call__(self, named: Mapping[str, Tensor], inputs: Any) -> Any:
         """Raw outputs with some parameters replaced."""
         if self._writes_inputs:
             inputs = _cloned(inputs)
-        replaced = {f"model.{alias}": value for name, value in named.items() for alias in self._aliases[name]}
+        replaced = {f"module.{alias}": value for name, value in named.items() for alias in self._aliases[name]}
         with self._lock, self._as_found(self._keeping):
             # Tied weights are replaced by name: torch's own tying leaves a module that occurs twice changed behind.
             return torch.func.functional_call(self._called, replaced, (inputs,), tie_weights=False)
@@ -84,7 +83,7 @@ class PrivateModel:
         given = _cloned(inputs)
         before = {name: _Attributes(module) for name, module in self.model.named_modules()}
         own = dict(self.model.named_parameters())
-        others = {f"model.{alias}": own[name].clone() for name, all_ in self._aliases.items() for alias in all_}
+        others = {f"module.{alias}": own[name].clone() for name in own for alias in self._aliases[name]}
         with torch.no_grad(), self.as_found():
             torch.func.functional_call(self._called, others, (given,), tie_weights=False)
             self._keeping = [name for name, attributes in before.items() if attributes.changed()]
@@ -94,14 +93,14 @@ class PrivateModel:
     def trainable_copy(self, names: Iterable[str]) -> nn.Module:
         """A copy in which just these parameters require a gradient."""
         free = set(names)
-        twin = copy_of(self.model)
+        twin = _copy_of(self.model)
         for name, parameter in twin.named_parameters():
             parameter.requires_grad_(name in free)
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PrivateModel:
         twin = PrivateModel.__new__(PrivateModel)
-        vars(twin).update(self._state() | {"model": copy_of(self.model)})
+        vars(twin).update(self._state() | {"model": _copy_of(self.model)})
         memo[id(self.model)] = twin.model
         twin._prepare()
         return twin
@@ -124,59 +123,14 @@ class PrivateModel:
         self._prepare()
 
 
-class _Called(nn.Module):
-    """The model together with the user's way of calling it, so that both run on replaced parameters."""
-
-    def __init__(self, model: nn.Module, forward: Forward | None) -> None:
-        super().__init__()
-        self.model = model
-        self.user_forward = forward
-        self.training = model.training
-
-    def forward(self, inputs: Any) -> Any:
-        if self.user_forward is not None:
-            return self.user_forward(self.model, inputs)
-        if isinstance(inputs, Mapping):
-            return self.model(**inputs)
-        if isinstance(inputs, tuple | list):
-            return self.model(*inputs)
-        return self.model(inputs)
-
-
-def copy_of(model: nn.Module) -> nn.Module:
-    """A deep copy, also where a module holds a computed tensor, as weight normalisation by hooks does.
-
-    Raises:
-        UnsupportedModelError: if something in the module cannot be copied.
-    """
-    computed = [
-        leaf
-        for module in model.modules()
-        for leaf in pytree.tree_leaves(dict(vars(module)))
-        if isinstance(leaf, Tensor) and not leaf.is_leaf
-    ]
+def _copy_of(model: nn.Module) -> nn.Module:
     try:
-        return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
+        return deep_copy(model)
     except Exception as error:  # whatever the parts of a foreign module may raise
         raise UnsupportedModelError(
             f"the model cannot be copied ({error}), and the live one is never touched; take out of it what "
             "copy.deepcopy cannot copy"
         ) from error
-
-
-def _aliases(model: nn.Module) -> dict[str, tuple[str, ...]]:
-    """All the names under which each parameter is reached, one for every place that holds it."""
-    first: dict[int, str] = {}
-    places: set[tuple[int, str]] = set()
-    names: dict[str, tuple[str, ...]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        path, _, own = name.rpartition(".")
-        place = (id(model.get_submodule(path)), own)
-        if place not in places:
-            places.add(place)
-            known = first.setdefault(id(parameter), name)
-            names[known] = (*names.get(known, ()), name)
-    return names
 
 
 def free_parameters(model: nn.Module, patterns: str | Iterable[str] | None) -> list[str]:

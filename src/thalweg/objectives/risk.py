@@ -28,7 +28,8 @@ from thalweg.objectives.kinks import record_kinks
 from thalweg.objectives.losses import LossFacts
 from thalweg.objectives.outputs import OutputObjective
 from thalweg.objectives.pickling import require_findable
-from thalweg.objectives.private_model import Forward, PrivateModel, free_parameters
+from thalweg.objectives.private_model import PrivateModel, free_parameters
+from thalweg.structure.caller import Forward
 
 __all__ = ["EmpiricalRisk"]
 

@@ -52,7 +52,7 @@ def _alone(sample: Any) -> Any:
 
 
 def _singles(chunk: Any) -> list[Any]:
-    return [_map(lambda leaf, i=i: leaf[i : i + 1], chunk) for i in range(chunk_length(chunk))]  # type: ignore[misc]
+    return [_map(lambda leaf, i=i: leaf[i : i + 1], chunk) for i in range(chunk_length(chunk))]  # type: ignore[misc]  # mypy cannot infer a lambda with a default
 
 
 def _over_chunk(function: Callable[..., Tensor], chunk: Any, *rest: Tensor) -> Tensor:

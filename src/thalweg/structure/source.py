@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,10 +12,9 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 from torch.utils import _pytree as pytree
 
 from thalweg.foundation import first_line
+from thalweg.structure.caller import Caller, Forward, aliases_of, deep_copy
 
-__all__ = ["Forward", "ForwardFailedError", "NotTraceableError", "Source"]
-
-Forward = Callable[[Any, Any], Any]
+__all__ = ["ForwardFailedError", "NotTraceableError", "Source"]
 
 
 class NotTraceableError(Exception):
@@ -47,8 +45,8 @@ class Source:
         if scripted:
             name = repr(scripted[0]) if scripted[0] else "the module"
             raise NotTraceableError(f"{name} is scripted, which hides what it computes; use the original module")
-        self.caller = _Caller(_copy_of(model), forward)
-        self._aliases = _aliases(self.caller.module)
+        self.caller = Caller(_copy_of(model), forward)
+        self._aliases = aliases_of(self.caller.module)
 
     def parameters(self) -> dict[str, Tensor]:
         """The copy's own parameters by name, detached."""
@@ -71,50 +69,9 @@ class Source:
             return torch.func.functional_call(self.caller, replaced, (given,), tie_weights=False)
 
 
-class _Caller(nn.Module):
-    """A module and the way to call it, as one module, so that its parameters can be replaced during the call."""
-
-    def __init__(self, module: nn.Module, forward: Forward | None) -> None:
-        super().__init__()
-        self.module = module
-        self.training = module.training
-        self._forward = forward
-
-    def forward(self, inputs: Any) -> Any:
-        """Call the module."""
-        if self._forward is not None:
-            return self._forward(self.module, inputs)
-        if isinstance(inputs, tuple | list):
-            return self.module(*inputs)
-        return self.module(**inputs) if isinstance(inputs, Mapping) else self.module(inputs)
-
-
-def _aliases(module: nn.Module) -> dict[str, list[str]]:
-    """For the first name of each parameter and buffer a name for every place that holds it, one for each place."""
-    named: list[tuple[str, Tensor]] = [*module.named_parameters(remove_duplicate=False)]
-    named += module.named_buffers(remove_duplicate=False)
-    first: dict[int, str] = {}
-    places: set[tuple[int, str]] = set()
-    aliases: dict[str, list[str]] = {}
-    for name, tensor in named:
-        path, _, own = name.rpartition(".")
-        place = (id(module.get_submodule(path)), own)
-        if place not in places:
-            places.add(place)
-            aliases.setdefault(first.setdefault(id(tensor), name), []).append(name)
-    return aliases
-
-
 def _copy_of(model: nn.Module) -> nn.Module:
-    """A deep copy in float64, also where a module holds a computed tensor, as weight normalisation by hooks does."""
-    computed = [
-        leaf
-        for module in model.modules()
-        for leaf in pytree.tree_leaves(dict(vars(module)))
-        if isinstance(leaf, Tensor) and not leaf.is_leaf
-    ]
     try:
-        return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed}).double()
+        return deep_copy(model).double()
     except Exception as error:  # any error: copying runs the user's code
         raise NotTraceableError(f"the module cannot be copied ({first_line(error)})") from error
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from thalweg.foundation import InvalidInputError, ParameterSpace
+from thalweg.structure.caller import Forward
 from thalweg.structure.capture import capture
 from thalweg.structure.network import NetworkStructure, to_double
 from thalweg.structure.recognise import recognise
-from thalweg.structure.source import Forward, ForwardFailedError, NotTraceableError, Source
+from thalweg.structure.source import ForwardFailedError, NotTraceableError, Source
 from thalweg.structure.steps import run_steps
 from thalweg.structure.verify import disagreement, leading_dimension, samples_are_independent, some_samples
 from thalweg.structure.weights import full_vector

@@ -31,14 +31,16 @@ def hessian_operator(objective: Objective, theta: Float[Tensor, " P"], *, keep: 
     return objective.hessian_operator(theta, keep=keep)
 
 
-def gauss_newton_operator(objective: Objective, theta: Float[Tensor, " P"]) -> LinearOperator:
+def gauss_newton_operator(
+    objective: Objective, theta: Float[Tensor, " P"], *, keep: bool | None = None
+) -> LinearOperator:
     """The Gauss-Newton matrix ``J^T B J`` at one point, P x P; see `Objective.gauss_newton_operator`.
 
     Raises:
         NotApplicableError: for an objective that has none.
     """
     require(objective, Capability.GAUSS_NEWTON, "the Gauss-Newton matrix")
-    return objective.gauss_newton_operator(theta)
+    return objective.gauss_newton_operator(theta, keep=keep)
 
 
 def residual_operator(objective: Objective, theta: Float[Tensor, " P"], *, keep: bool | None = None) -> LinearOperator:
@@ -62,7 +64,7 @@ def residual_operator(objective: Objective, theta: Float[Tensor, " P"], *, keep:
     >>> float(residual.dense().abs().max()) < 1e-15
     True
     """
-    return hessian_operator(objective, theta, keep=keep) + (-1.0) * gauss_newton_operator(objective, theta)
+    return hessian_operator(objective, theta, keep=keep) + (-1.0) * gauss_newton_operator(objective, theta, keep=keep)
 
 
 def jacobian(objective: OutputObjective, theta: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch NC P"]:

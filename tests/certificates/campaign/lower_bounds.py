@@ -45,6 +45,7 @@ from thalweg.certificates import (
     WeightDecay,
 )
 from thalweg.foundation import NotApplicableError
+from thalweg.objectives import explain_network, networks
 
 __all__ = ["TRIALS"]
 
@@ -91,33 +92,27 @@ def network(shape: Shape) -> nn.Module:
 
 
 @cache
-def template(shape: Shape) -> tuple[tw.EmpiricalRisk, object]:
+def template(shape: Shape) -> tw.EmpiricalRisk:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         x, model = torch.randn(shape.n, shape.widths[0], dtype=torch.float64), network(shape)
     y = torch.zeros(shape.n, shape.widths[-1], dtype=torch.float64)
     targets = torch.arange(shape.n) % shape.widths[-1] if shape.loss == "labels" else y
-    risk = tw.EmpiricalRisk(model, LOSSES[shape.loss](), x, targets)
-    return risk, Case(risk, risk.initial)._trace
+    return tw.EmpiricalRisk(model, LOSSES[shape.loss](), x, targets)
 
 
 def risk_of(shape: Shape, x: Tensor, targets: Tensor, weights: Tensor | None = None) -> tw.EmpiricalRisk:
     """The objective of other data: what `EmpiricalRisk.on` gives, without looking at the model again."""
-    risk = copy.copy(template(shape)[0])
+    risk = copy.copy(template(shape))
     risk.inputs, risk.targets = x, targets
     risk._weights = torch.ones(len(x), dtype=torch.float64) if weights is None else weights
     risk.n_samples = len(x)
     risk._bound_loss = copy.copy(risk._bound_loss)
     outputs = torch.zeros(len(x), shape.widths[-1], dtype=torch.float64)
     risk._bound_loss.bind(outputs, targets, len(x))
+    networks._REPORTS[risk] = explain_network(template(shape))
     risk.subset = lambda index: risk_of(shape, x[index], targets[index], risk._weights[index])  # type: ignore[method-assign]
     return risk
-
-
-def case_of(shape: Shape, objective: tw.Objective, theta: Tensor) -> Case:
-    case = Case(objective, theta)
-    case.__dict__["_trace"] = template(shape)[1]
-    return case
 
 
 def ask(certifier: Certifier, case: Case, earlier: Sequence[Certificate] = ()) -> Certificate:
@@ -211,7 +206,7 @@ def with_penalty(rng: np.random.Generator, risk: tw.EmpiricalRisk) -> tw.Objecti
 
 
 def anywhere(rng: np.random.Generator, shape: Shape, size: float = 1.0) -> Tensor:
-    space = template(shape)[0].space
+    space = template(shape).space
     theta = torch.from_numpy(rng.standard_normal(space.size) * size)
     return theta.float().double() if shape.single else theta
 
@@ -226,7 +221,7 @@ def output_rank(seed: int) -> tuple[Certificate, bool | None]:
                   str(pool.choice(["squares", "sum"])), bool(pool.integers(2)))  # fmt: skip
     x, y, w = inputs(rng, 7, 2), real_targets(rng, 7, q), sample_weights(rng, 7)
     risk = risk_of(shape, *tensors(x, y, w))
-    found = ask(OutputRank(), case_of(shape, with_penalty(rng, risk), anywhere(rng, shape)))
+    found = ask(OutputRank(), Case(with_penalty(rng, risk), anywhere(rng, shape)))
     kept, c, rough = with_weight(factors(shape, w))
     return verdict(found, squares(best_table(y[kept], rough, k, intercept=shape.bias), y[kept], c))
 
@@ -238,7 +233,7 @@ def linear_network(seed: int) -> tuple[Certificate, bool | None]:
     shape = Shape(8, widths, "linear", bool(pool.integers(2)), str(pool.choice(["squares", "sum"])))
     x, y, w = inputs(rng, 8, d), real_targets(rng, 8, q), sample_weights(rng, 8)
     risk = risk_of(shape, *tensors(x, y, w))
-    found = ask(LinearNetwork(), case_of(shape, with_penalty(rng, risk), anywhere(rng, shape)))
+    found = ask(LinearNetwork(), Case(with_penalty(rng, risk), anywhere(rng, shape)))
     kept, c, rough = with_weight(factors(shape, w))
     maps = best_affine(x[kept], y[kept], rough, min(widths), intercept=shape.bias)
     return verdict(found, squares(affine(x[kept], *maps), y[kept], c))
@@ -250,7 +245,7 @@ def linear_pieces(seed: int) -> tuple[Certificate, bool | None]:
     shape = Shape(n, (1, k, q), str(pool.choice(["relu", "abs"])), True, str(pool.choice(["squares", "sum"])))
     x, y, w = inputs(rng, n, 1), real_targets(rng, n, q), sample_weights(rng, n)
     risk = risk_of(shape, *tensors(x, y, w))
-    found = ask(LinearPieces(), case_of(shape, with_penalty(rng, risk), anywhere(rng, shape)))
+    found = ask(LinearPieces(), Case(with_penalty(rng, risk), anywhere(rng, shape)))
     if not found.established:
         return found, None
     kept, c, _ = with_weight(factors(shape, w))
@@ -272,10 +267,10 @@ def near_collisions(seed: int) -> tuple[Certificate, bool | None]:
     targets = torch.from_numpy(kinds) if loss == "labels" else torch.from_numpy(y)
     spread = float(np.abs(x - x[0]).max()) or 1.0
     steepness = float(10.0 ** rng.uniform(-2, 1)) * (1.0 if labels else max(np.abs(y).max(), 1e-300)) / spread
-    theta = torch.zeros(template(shape)[0].space.size, dtype=torch.float64)
+    theta = torch.zeros(template(shape).space.size, dtype=torch.float64)
     theta[0] = steepness * float(rng.choice([0.0, 0.9, 0.9, 1.1]))
     risk = risk_of(shape, *tensors(x), targets, *tensors(w))
-    found = ask(NearCollisions(steepness), case_of(shape, with_penalty(rng, risk), theta))
+    found = ask(NearCollisions(steepness), Case(with_penalty(rng, risk), theta))
     if not found.established:
         return found, None
     c = factors(shape, w)
@@ -299,7 +294,7 @@ def disjoint_subsets(seed: int) -> tuple[Certificate, bool | None]:
     risk = risk_of(shape, *tensors(x, y, w))
     by: tuple[Certifier, ...] = (LinearNetwork(),) if rng.random() < 0.1 else (LabelCollisions(),)
     certifier = DisjointSubsets(torch.from_numpy(rng.integers(0, 2, n)), by)
-    found = ask(certifier, case_of(shape, with_penalty(rng, risk), anywhere(rng, shape)))
+    found = ask(certifier, Case(with_penalty(rng, risk), anywhere(rng, shape)))
     kept, c, rough = with_weight(factors(shape, w))
     return verdict(
         found, squares(affine(x[kept], *best_affine(x[kept], y[kept], rough, q, intercept=True)), y[kept], c)
@@ -356,7 +351,7 @@ def weight_decay(seed: int) -> tuple[Certificate, bool | None]:
     with np.errstate(all="ignore"):
         risk, truth, decay = _penalised(rng, shape, moderate=bool(rng.integers(2)))
         theta = anywhere(rng, shape)
-        case = case_of(shape, risk + tw.L2(risk, decay), theta)
+        case = Case(risk + tw.L2(risk, decay), theta)
         found = ask(WeightDecay(), case, [ask(LabelCollisions(), case)])
         if not found.established:
             return found, None
@@ -378,7 +373,7 @@ def parameter_box(seed: int) -> tuple[Certificate, bool | None]:
     objective: tw.Objective = risk + tw.L2(risk, decay)
     if radius is not None and rng.random() < 0.5:
         objective, truth = risk, Mlp(truth.sizes, truth.bias, truth.activation, truth.x, truth.loss)
-    found = ask(ParameterBox(radius, boxes=250), case_of(shape, objective, theta))
+    found = ask(ParameterBox(radius, boxes=250), Case(objective, theta))
     if not found.established:
         return found, None
     center, reach = theta.numpy(), radius if radius is not None else 3.0
@@ -398,7 +393,7 @@ def parameter_count(seed: int) -> tuple[Certificate, bool | None]:
     shape = Shape(n, widths, str(pool.choice(["relu", "tanh", "linear"])), bool(pool.integers(2)), "squares")
     x, y, w = rng.standard_normal((n, d)) * scale(rng), real_targets(rng, n, q), np.ones(n)
     theta = anywhere(rng, shape)
-    case = case_of(shape, risk_of(shape, *tensors(x, y, w)), theta)
+    case = Case(risk_of(shape, *tensors(x, y, w)), theta)
     found = ask(ParameterCount(), case)
     if not found.established:
         return found, None
