@@ -117,7 +117,7 @@ def test_what_costs_too_much_is_declined_with_its_cost() -> None:
     with memory_limit("1GiB"):
         (found,) = certify(BOWL, HERE, [wide])
     assert found.outcome is Outcome.NOT_ATTEMPTED
-    assert "8.0 GiB, more memory than there is" in found.reason
+    assert "8.0 GiB, and requests are limited to" in found.reason
     assert wide.asked == 0
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,6 +78,21 @@ def test_hypotheses_stand_one_by_one_on_the_page_and_in_json() -> None:
     ]
     assert record["evidence"] == {"theta": [1.0, 1.0], "n": 3.0}
     assert record["bound"] == 0.1
+
+
+def test_the_page_says_what_the_claims_on_it_mean_and_what_they_do_not() -> None:
+    proofs = [made(ClaimKind.GAP, 0.1), made(ClaimKind.EXISTENCE, 0.1, level=Level.NUMERIC)]
+    page = html.unescape(tw.display.Report("t", list(proof_sections(proofs))).to_html())
+    for kind in ClaimKind:
+        assert (kind.caution in page) is (kind in (ClaimKind.GAP, ClaimKind.EXISTENCE))
+    assert Level.NUMERIC.sentence in page
+    assert Level.HEURISTIC.sentence not in page
+
+
+def test_the_documentation_explains_every_kind_of_claim() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "understand" / "certificates.md").read_text()
+    for kind in ClaimKind:
+        assert f"| {kind.value} |" in text
 
 
 def colliding() -> tuple[nn.Module, nn.Module, torch.Tensor, torch.Tensor]:

@@ -31,16 +31,54 @@ class _Described(Enum):
         return member
 
 
-class ClaimKind(_Described):
-    """What a certificate claims."""
+class ClaimKind(Enum):
+    """What a certificate claims: a name, what it means, and what it does not mean."""
 
-    LOWER_BOUND = ("lower bound", "No parameters whatever bring the loss below the bound.")
-    GAP = ("gap", "The loss here is above the lowest it can be by no more than the bound.")
-    EXISTENCE = ("existence", "Exact parameters with the property stated lie within the bound, a distance.")
-    NOT_A_MINIMUM = ("not a minimum", "The point is no local minimum of the loss; the move that lowers it is shown.")
-    SUBOPTIMAL = ("suboptimal", "Other parameters have a loss lower by at least the bound; they are shown.")
-    NOT_ATTAINED = ("not attained", "No parameters whatever attain the lowest loss: training can go on for ever.")
-    IDENTITY = ("identity", "An identity holds that must hold, of derivatives or at every critical point.")
+    sentence: str
+    caution: str
+
+    def __new__(cls, value: str, sentence: str, caution: str) -> ClaimKind:
+        """A member that carries both sentences."""
+        member = object.__new__(cls)
+        member._value_ = value
+        member.sentence, member.caution = sentence, caution
+        return member
+
+    LOWER_BOUND = (
+        "lower bound",
+        "No parameters whatever bring the loss below the bound.",
+        "That any parameters reach it.",
+    )
+    GAP = (
+        "gap",
+        "The loss here is above the lowest it can be by no more than the bound.",
+        "That this is a minimum: the lowest loss may lie elsewhere, or at infinity.",
+    )
+    EXISTENCE = (
+        "existence",
+        "Exact parameters with the property stated lie within the bound, a distance.",
+        "That the point itself has the property.",
+    )
+    NOT_A_MINIMUM = (
+        "not a minimum",
+        "The point is no local minimum of the loss; the move that lowers it is shown.",
+        "That a minimum is near, or that the loss can be lowered by much.",
+    )
+    SUBOPTIMAL = (
+        "suboptimal",
+        "Other parameters have a loss lower by at least the bound; they are shown.",
+        "That those are a minimum.",
+    )
+    NOT_ATTAINED = (
+        "not attained",
+        "No parameters whatever attain the lowest loss: training can go on for ever.",
+        "That training fails: accuracy may be perfect.",
+    )
+    IDENTITY = (
+        "identity",
+        "An identity holds that must hold, of derivatives or at every critical point.",
+        "Anything about optimality: it is a test of the gradient, or of stationarity.",
+    )
 
 
 class Scope(_Described):

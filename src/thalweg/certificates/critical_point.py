@@ -102,7 +102,7 @@ class CriticalPointNearby(_Nearby):
             "Newton step": step, "least curvature": smallest, "Lipschitz constant": change, "h": contraction
         }  # fmt: skip
         if not contraction <= 0.5 * (1 - 1e-9):
-            return self.undecided(f"b K eta is {contraction:.3g}, not at most 1/2", hypotheses, evidence)
+            return self.undecided(_not_near(contraction), hypotheses, evidence)
         radius = 2 * step / (1 + math.sqrt(1 - 2 * contraction)) * (1 + 1e-11)
         hypotheses.append(Hypothesis("b K eta is at most 1/2", State.CHECKED, 0.5 - contraction))
         signs = proved_inertia(hessian, (error + change * radius) * (1 + 1e-12))
@@ -120,7 +120,6 @@ class CriticalPointNearby(_Nearby):
             evidence=evidence,
         )
 
-
     def _too_far(self, case: Case) -> str:
         """Why it cannot be shown, where that is seen without the error of the Hessian, which takes another one."""
         values = torch.linalg.svdvals(case.hessian)
@@ -128,10 +127,17 @@ class CriticalPointNearby(_Nearby):
             return _SINGULAR
         step = float(torch.linalg.solve(case.hessian, case.gradient).norm())
         contraction = self._change(case, 0.0) * step / float(values[-1])
-        return f"b K eta is about {contraction:.3g}, not at most 1/2" if contraction > 1 else ""
+        return _not_near(contraction) if contraction > 1 else ""
 
 
 _SINGULAR = "the Hessian is singular as far as rounding tells; symmetries make it so, and weight decay mends that"
+
+
+def _not_near(contraction: float) -> str:
+    return (
+        "the gradient is too large for how fast the curvature may change: b K eta may be no more than 1/2, it is "
+        f"{contraction:.3g}"
+    )
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from thalweg.foundation import (
     NotApplicableError,
     RunControl,
     current_limit,
+    format_bytes,
     parse_duration,
     progress_bar,
 )
@@ -236,7 +237,8 @@ def _ask(certifier: Certifier, case: Case, earlier: Sequence[Certificate]) -> Ce
 
 def _too_dear(work: Work, case: Case) -> str:
     if work.bytes > current_limit():
-        return f"it would take {work.describe()}, more memory than there is"
+        limit = format_bytes(current_limit())
+        return f"it would take {work.describe()}, and requests are limited to {limit} (THALWEG_MEMORY sets the limit)"
     if not work.gradients and not work.flops:
         return ""
     seconds = work.seconds(case.gradient_seconds if work.gradients else 0.0, flops_per_second())

@@ -98,6 +98,7 @@ def proof_sections(
     failed = [c for c in certificates if not c.established]
     yield Section("What can be proved", [*_claimed(shown), *_left_out(len(made) - len(shown), failed, brief)])
     if made and not brief:
+        yield Section("How to read the proofs", _legend(made))
         yield Section("What the proofs rest on", [_hypotheses(made)])
     if failed and not brief:
         rows = [(c.name, c.outcome.value, c.reason) for c in _by_outcome(failed)]
@@ -137,22 +138,40 @@ def _claimed(made: Sequence[Certificate]) -> Iterator[Item]:
         assert certificate.level is not None
         level: Level = "bad" if certificate.kind is ClaimKind.NOT_A_MINIMUM else "ok"
         claim = certificate.claim[0].upper() + certificate.claim[1:]
-        about = f"{certificate.name}: {certificate.kind.value}, {certificate.scope.sentence}. "
+        name, kind = certificate.name, certificate.kind.value
+        about = f"{name if name == kind else f'{name}: {kind}'}, {certificate.scope.sentence}. "
         source = certificate.source[0].upper() + certificate.source[1:]
         yield Notice(level, f"{claim}.", f"{about}{certificate.level.value.capitalize()}. {source}.")
 
 
+def _legend(made: Sequence[Certificate]) -> list[Item]:
+    """What the words mean, of those that occur."""
+    kinds = sorted({certificate.kind for certificate in made}, key=_ORDER.index)
+    rows = [(kind.value, kind.sentence, kind.caution) for kind in kinds]
+    levels = [level for level in _LEVELS if any(certificate.level is level for certificate in made)]
+    firm = "; ".join(f"{level.value}: {level.sentence}" for level in levels)
+    return [
+        Table(["claim", "means", "does not mean"], rows),
+        Paragraph(f"How firmly. {firm[0].upper()}{firm[1:]}."),
+        Paragraph(
+            "Finding the lowest loss of a network is hard in general; proofs are had where it is easy. That something "
+            "could not be proved says nothing against it, and nothing here speaks of test data."
+        ),
+    ]
+
+
 def _hypotheses(made: Sequence[Certificate]) -> Table:
+    """A row for each; the certificate is named in the first of its rows."""
     rows = [
         (
-            certificate.name,
+            certificate.name if not number else "",
             hypothesis.statement,
             hypothesis.state.value,
             "" if hypothesis.margin is None else format_number(hypothesis.margin, 3),
             hypothesis.note,
         )
         for certificate in made
-        for hypothesis in certificate.hypotheses
+        for number, hypothesis in enumerate(certificate.hypotheses)
     ]
     caption = "Each hypothesis by itself: proved here, checked numerically (with the margin), or assumed."
     return Table(["certificate", "hypothesis", "state", "margin", "because"], rows, caption)
