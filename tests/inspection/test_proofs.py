@@ -53,6 +53,16 @@ def test_a_proof_outranks_figures_and_a_conflict_is_told() -> None:
     assert settle(Kind.STRICT_MINIMUM, ("x",), [gradient], stationary=True) == (Kind.STRICT_MINIMUM, ("x",))
 
 
+def test_a_proof_of_what_the_spectrum_says_is_told_with_it() -> None:
+    proofs = [made(ClaimKind.EXISTENCE, 1e-9, evidence={"index": 0.0})]
+    kind, reasons = settle(Kind.STRICT_MINIMUM, ("all positive",), proofs, stationary=True)
+    assert kind is Kind.STRICT_MINIMUM
+    assert reasons == ("all positive", "proved: a strict local minimum lies within 1e-9 of this point")
+    for other, level in ((Kind.SADDLE, Level.RIGOROUS), (Kind.STRICT_MINIMUM, Level.NUMERIC)):
+        proofs = [made(ClaimKind.EXISTENCE, 1e-9, evidence={"index": 0.0}, level=level)]
+        assert settle(other, ("figures",), proofs, stationary=True) == (other, ("figures",))
+
+
 def test_what_is_shown_in_brief_is_the_strongest_of_each_kind() -> None:
     weak, strong = made(ClaimKind.GAP, 0.5, claim="a weak one"), made(ClaimKind.GAP, 0.1, claim="a strong one")
     local = made(ClaimKind.GAP, 0.0, claim="a local one", scope=Scope.LINEARISED)

@@ -99,10 +99,11 @@ def _table(table: Table) -> str:
         for row in table.rows
     )
     body = "".join(f"<tr>{row}</tr>" for row in cells)
-    caption = f"<caption>{inline(table.caption)}</caption>" if table.caption else ""
+    # above the part that scrolls, so that a narrow window wraps it; the region carries it as its name
+    caption = f'<p class="tw-caption">{inline(table.caption)}</p>' if table.caption else ""
     name = escape(table.caption or "table")
-    inside = f"<table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return f'<div class="tw-scroll" role="region" aria-label="{name}" tabindex="0">{inside}</div>'
+    inside = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return f'{caption}<div class="tw-scroll" role="region" aria-label="{name}" tabindex="0">{inside}</div>'
 
 
 def _aligned(right: bool) -> str:

@@ -63,11 +63,22 @@ def settle(
     """
     proof = refutation(certificates)
     if proof is None or kind in (Kind.NOT_STATIONARY, Kind.SADDLE):
-        return kind, reasons
+        return kind, (*reasons, *_confirmed(kind, certificates))
     if kind is Kind.UNDECIDED:
         return (Kind.SADDLE, (proof.claim,)) if stationary else (kind, reasons)
     text = f"the spectrum speaks for a {kind.value}, but {proof.claim} ({proof.level.value if proof.level else ''})"
     return Kind.UNDECIDED, (text, *reasons)
+
+
+def _confirmed(kind: Kind, certificates: Sequence[Certificate]) -> Iterator[str]:
+    """What the spectrum says, where a certificate proves it of a critical point nearby, rounding included."""
+    for certificate in certificates:
+        index = certificate.evidence.get("index")
+        if not certificate.established or certificate.level is not Rigour.RIGOROUS or certificate.bound is None:
+            continue
+        if (kind is Kind.STRICT_MINIMUM and index == 0) or (kind is Kind.SADDLE and isinstance(index, float) and index):
+            what = "a strict local minimum" if index == 0 else f"a saddle of index {index:g}"
+            yield f"proved: {what} lies within {format_number(certificate.bound, 2)} of this point"
 
 
 def _claims(certificates: Sequence[Certificate], kind: ClaimKind) -> list[Certificate]:
