@@ -10,6 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -112,10 +113,18 @@ def measure(name: str, samples: int, repeats: int = 3) -> list[tuple[str, str]]:
     if curvature.pairs is not None:
         worst = float(curvature.pairs.residuals.max()) / curvature.scale
         rows.append(("worst residual / largest eigenvalue", f"{worst:.1e} after {curvature.products} products"))
+    rows.append(("certificates", told(verdict.certificates)))
     if verdict.best_step is not None:
         step = verdict.best_step
         rows.append((f"suggested step ({step.name})", f"predicted {step.predicted:.4g}, measured {step.measured:.4g}"))
     return rows
+
+
+def told(certificates: tuple[tw.certificates.Certificate, ...]) -> str:
+    """How many of each outcome, and in what time."""
+    counts = Counter(certificate.outcome.value for certificate in certificates)
+    outcomes = ", ".join(f"{number} {outcome}" for outcome, number in counts.most_common())
+    return f"{outcomes}; {sum(certificate.seconds for certificate in certificates):.0f} s"
 
 
 def run() -> str:

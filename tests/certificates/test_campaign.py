@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from thalweg.certificates import Certificate
+from thalweg.certificates import Certificate, registered_certifiers
 
 Trial = Callable[[int], tuple[Certificate, bool | None]]
 FOLDER = Path(__file__).parent / "campaign"
@@ -60,6 +60,11 @@ def run(trial: Trial, seeds: range, seconds: float = float("inf")) -> tuple[Coun
         if time.monotonic() - started > seconds:
             break
     return outcomes, false
+
+
+def test_every_certifier_is_on_trial() -> None:
+    own = {each.name for each in registered_certifiers() if type(each).__module__.startswith("thalweg.")}
+    assert own == set(TRIALS)
 
 
 @pytest.mark.parametrize("name", TRIALS)

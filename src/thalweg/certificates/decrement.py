@@ -113,7 +113,9 @@ class GaussNewtonDecrement(Certifier):
             return self.undecided(
                 f"no direction was found along which the gradient, {size:.3g}, is above rounding", hypotheses
             )
-        text = f"no local minimum: the linearised model lowers the loss by at least {best.decrement:.4g}"
+        squared = case.data_term().loss_facts.squared_factor is not None
+        which = "linearised model" if squared else "Gauss-Newton model, quadratic in the outputs,"
+        text = f"no local minimum: the {which} falls by at least {best.decrement:.4g}"
         evidence: dict[str, Tensor | float | str] = {
             "direction": best.step, "decrement": best.decrement, "gradient": size, "slope": best.slope
         }  # fmt: skip

@@ -123,16 +123,42 @@ class Problem:
     def value(self, theta: Array) -> mpmath.mpf:
         """The value to 40 digits."""
         with mpmath.workdps(40):
-            numbers = list(map(mpmath.mpf, theta.tolist()))
-            d, m, n = self.x.shape[1], self.units, len(self.x)
-            total = mpmath.mpf(self.decay) / 2 * sum(t * t for t in numbers)
-            for x, y in zip(self.x.tolist(), self.y.tolist(), strict=True):
-                f = numbers[-1]
-                for j in range(m):
-                    z = sum((w * v for w, v in zip(numbers[j * d : (j + 1) * d], x, strict=True)), numbers[m * d + j])
-                    f += numbers[m * d + m + j] * self.exact(z)
-                total += ((f - y) ** 2 if self.loss == "squares" else mpmath.log1p(mpmath.exp(-f if y > 0 else f))) / n
-            return total
+            return self.exact_value(list(map(mpmath.mpf, theta.tolist())))
+
+    def exact_value(self, numbers: list[mpmath.mpf]) -> mpmath.mpf:
+        """The value to as many digits as mpmath is set to."""
+        d, m, n = self.x.shape[1], self.units, len(self.x)
+        total = mpmath.mpf(self.decay) / 2 * sum(t * t for t in numbers)
+        for x, y in zip(self.x.tolist(), self.y.tolist(), strict=True):
+            f = numbers[-1]
+            for j in range(m):
+                z = sum((w * v for w, v in zip(numbers[j * d : (j + 1) * d], x, strict=True)), numbers[m * d + j])
+                f += numbers[m * d + m + j] * self.exact(z)
+            total += ((f - y) ** 2 if self.loss == "squares" else mpmath.log1p(mpmath.exp(-f if y > 0 else f))) / n
+        return total
+
+    def in_many_digits(self, theta: Array) -> tuple[float, Array]:
+        """Length of the Newton step and eigenvalues of the Hessian, from differences of values to 90 digits."""
+        with mpmath.workdps(90):
+            size, h = len(theta), mpmath.mpf(10) ** -25
+            units = [[h if i == j else mpmath.mpf(0) for i in range(size)] for j in range(size)]
+            here = list(map(mpmath.mpf, theta.tolist()))
+
+            def at(*moves: list[mpmath.mpf]) -> mpmath.mpf:
+                return self.exact_value([x + sum(parts) for x, *parts in zip(here, *moves, strict=True)])
+
+            back = [[-x for x in unit] for unit in units]
+            middle, up, down = at(), [at(u) for u in units], [at(b) for b in back]
+            gradient = mpmath.matrix([(u - d) / (2 * h) for u, d in zip(up, down, strict=True)])
+            hessian = mpmath.matrix(size, size)
+            for i in range(size):
+                hessian[i, i] = (up[i] - 2 * middle + down[i]) / h**2
+                for j in range(i):
+                    corners = at(units[i], units[j]) + at(back[i], back[j]) - at(units[i], back[j])
+                    hessian[i, j] = hessian[j, i] = (corners - at(back[i], units[j])) / (4 * h**2)
+            step = mpmath.lu_solve(hessian, gradient)
+            values = mpmath.eigsy(hessian, eigvals_only=True)
+            return float(mpmath.norm(step)), np.array([float(value) for value in values])
 
     def newton(self, start: Array, steps: int = 40) -> Array | None:
         """Where Newton's method ends from a point, if it ends."""
@@ -147,6 +173,8 @@ class Problem:
                 except np.linalg.LinAlgError:
                     return None
                 theta = theta - step
+                if not np.linalg.norm(theta) < 1e100:
+                    return None
                 if np.linalg.norm(step) <= 1e-13 * np.linalg.norm(theta):
                     return theta
         return None
@@ -208,8 +236,9 @@ def trial_newton(seed: int) -> tuple[Certificate, bool | None]:
     _, g, h = asked.derivatives(near)
     eigenvalues = np.linalg.eigvalsh(h)
     if np.abs(eigenvalues).min() < 1e-10 * np.abs(eigenvalues).max():
-        return found, None
-    slip = np.linalg.norm(np.linalg.solve(h, g))  # a Newton step from the point itself: nothing but rounding
+        slip, eigenvalues = asked.in_many_digits(near)
+    else:
+        slip = np.linalg.norm(np.linalg.solve(h, g))  # a Newton step from the point itself: nothing but rounding
     noise = 1e-14 * asked.gradient_terms(near) / np.abs(eigenvalues).min()
     assert found.bound is not None
     if slip > 1e-5 * (found.bound + np.linalg.norm(near)) + noise:

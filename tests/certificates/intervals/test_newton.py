@@ -77,11 +77,14 @@ def ask(objective: tw.Objective, theta: Tensor, **settings: int) -> Certificate:
 
 
 def newton(objective: tw.Objective, theta: Tensor) -> Tensor:
-    """Plain Newton iterations in float64."""
-    for _ in range(6):
+    """Plain Newton iterations in float64, as long as they move."""
+    for _ in range(30):
         there = objective.evaluate(theta, 2)
         assert there.hessian is not None
-        theta = theta - torch.linalg.solve(there.hessian, there.gradient)
+        step = torch.linalg.solve(there.hessian, there.gradient)
+        theta = theta - step
+        if step.norm() <= 1e-12 * theta.norm():
+            break
     return theta
 
 
@@ -394,6 +397,16 @@ def test_trials_of_the_campaign() -> None:
     outcomes = [trial(seed) for seed in range(60)]
     assert not [found for found, truth in outcomes if truth is False]
     assert sum(found.established for found, _ in outcomes) >= 10
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_truth_in_many_digits_is_that_in_few_where_both_serve(seed: int) -> None:
+    problem, theta, _ = campaign().draw(seed)
+    _, gradient, hessian = problem.derivatives(theta)
+    step, values = problem.in_many_digits(theta)
+    few = np.linalg.eigvalsh(hessian)
+    assert np.allclose(values, few, rtol=1e-6, atol=1e-8 * np.abs(few).max())
+    assert step == pytest.approx(np.linalg.norm(np.linalg.solve(hessian, gradient)), rel=1e-4, abs=1e-9)
 
 
 @pytest.mark.soak
