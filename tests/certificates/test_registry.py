@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
@@ -26,7 +27,14 @@ from thalweg.certificates import (
     registered_certifiers,
 )
 from thalweg.certificates import registry as registry_module
-from thalweg.foundation import InvalidInputError, MemoryLimitError, NotApplicableError, ParameterSpace, memory_limit
+from thalweg.foundation import (
+    InvalidInputError,
+    MemoryLimitError,
+    NotApplicableError,
+    ParameterSpace,
+    RunControl,
+    memory_limit,
+)
 from thalweg.objectives import L2
 
 BOWL = L2(ParameterSpace({"x": (2,)}), 1.0)
@@ -128,6 +136,20 @@ def test_a_budget_allows_more_or_less() -> None:
     assert certify(BOWL, HERE, [Own(work)], budget="2h")[0].established
     assert certify(BOWL, HERE, [Own(Work(flops=1e6))], budget="1s")[0].established
     assert certify(BOWL, HERE, [Own(work)], budget="10s")[0].outcome is Outcome.NOT_ATTEMPTED
+
+
+def test_of_all_none_may_take_more_than_half_of_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds(number: float) -> Own:
+        return Own(Work(flops=number * registry_module.flops_per_second()))
+
+    for taken, budget, allowed in ((40.0, None, False), (20.0, None, True), (40.0, 100.0, True), (60.0, 100.0, False)):
+        monkeypatch.setattr(registry_module, "_REGISTERED", {"own": seconds(taken)})
+        (found,) = certify(BOWL, HERE, budget=budget)
+        assert found.established is allowed, (taken, budget, found.reason)
+    monkeypatch.setattr(registry_module, "_REGISTERED", {"own": seconds(200.0)})
+    long_run = RunControl(None, None, started=time.monotonic() - 500)
+    assert certify(BOWL, HERE, control=long_run)[0].established  # a run that takes minutes may prove for minutes
+    assert not certify(BOWL, HERE)[0].established
 
 
 def test_an_interrupt_keeps_what_was_proved() -> None:

@@ -133,6 +133,15 @@ class Case:
         return self._first.gradient
 
     @property
+    def bounded(self) -> bool:
+        """Whether rounding is bounded by passes of our own; else it is estimated, which takes a few dozen gradients."""
+        try:
+            self.dense()
+        except NotApplicableError:
+            return False
+        return True
+
+    @property
     def gradient_seconds(self) -> float:
         """Time of one evaluation of value and gradient."""
         return self._timed[1]

@@ -120,7 +120,7 @@ class NegativeCurvature(Certifier):
             return vectors[:, 0], "from the dense Hessian"
         with progress_bar("", show=False) as silent:
             pairs = extreme_eigenpairs(
-                case.objective.hessian_operator(case.theta), 1, 0, tolerance=1e-2, max_products=min(size, PRODUCTS),
+                case.objective.hessian_operator(case.theta), 1, 0, tolerance=1e-4, max_products=min(size, PRODUCTS),
                 dense_below=0, seed=case.seed, control=case.control, progress=silent,
             )  # fmt: skip
         if not pairs.n_smallest:

@@ -30,7 +30,7 @@ from thalweg.objectives import Objective
 __all__ = ["AFFORDABLE", "Certifier", "certify", "register_certifier", "registered_certifiers"]
 
 AFFORDABLE = 60.0
-"""Seconds that one certificate may take by prediction where no budget was given."""
+"""Seconds that all certificates may take by prediction where no budget was given, or one that was asked for by name."""
 
 
 class Certifier(ABC):
@@ -172,8 +172,9 @@ def certify(
         objective: the loss, in float64.
         theta: ``(P,)``.
         certificates: names of registered certifiers, or certifiers; None asks all.
-        budget: seconds for all, or a text such as ``"2m"``. None asks every certifier that takes less than a minute by
-            prediction.
+        budget: seconds for all, or a text such as ``"2m"``. None gives a minute, or as long as the run that this is
+            part of has taken. Of all certifiers none is begun that would take more than half of what is left, by
+            prediction; one asked for by name may take a minute, or all that is left of a budget.
         seed: of random choices.
         control: of a longer run that this is part of.
         hessian: ``(P, P)`` at theta, where it is known already.
@@ -193,12 +194,13 @@ def certify(
     chosen = _chosen(certificates)
     running = control or RunControl(parse_duration(budget), None)
     case = Case(objective, theta, seed=seed, control=running, hessian=hessian)
+    purse = _Purse(running, everything=certificates is None)
     found: list[Certificate] = []
     with progress_bar("certifying", total=len(chosen), show=show_progress) as bar:
         for number, certifier in enumerate(chosen):
             bar.update(number, description=f"certifying: {certifier.name}")
             try:
-                found.append(_ask(certifier, case, found))
+                found.append(_ask(certifier, case, found, purse))
             except KeyboardInterrupt:
                 found.extend(each.not_attempted("interrupted") for each in chosen[number:])
                 break
@@ -218,7 +220,25 @@ def _chosen(certificates: Iterable[str | Certifier] | None) -> list[Certifier]:
     return sorted(found, key=lambda certifier: certifier.stage)
 
 
-def _ask(certifier: Certifier, case: Case, earlier: Sequence[Certificate]) -> Certificate:
+class _Purse:
+    """How long the next certificate may take: half of what is left, so that a dear one leaves something for others."""
+
+    def __init__(self, control: RunControl, *, everything: bool) -> None:
+        self.control, self.everything = control, everything
+        self.end = control.elapsed() + max(AFFORDABLE, control.elapsed())
+
+    def allows(self) -> float:
+        """Seconds."""
+        if self.control.budget is not None:
+            left = self.control.remaining()
+        elif self.everything:
+            left = max(0.0, self.end - self.control.elapsed())
+        else:
+            return AFFORDABLE
+        return left / 2 if self.everything else left
+
+
+def _ask(certifier: Certifier, case: Case, earlier: Sequence[Certificate], purse: _Purse) -> Certificate:
     started = time.perf_counter()
     work = Work()
     try:
@@ -226,7 +246,7 @@ def _ask(certifier: Certifier, case: Case, earlier: Sequence[Certificate]) -> Ce
         if why is not None:
             return certifier.not_attempted(why)
         work = certifier.work(case)
-        too_dear = _too_dear(work, case)
+        too_dear = _too_dear(work, case, purse)
         found = certifier.not_attempted(too_dear, work) if too_dear else certifier.prove(case, earlier)
     except NotApplicableError as error:
         found = certifier.declined((), str(error))
@@ -235,17 +255,17 @@ def _ask(certifier: Certifier, case: Case, earlier: Sequence[Certificate]) -> Ce
     return replace(found, work=work, seconds=time.perf_counter() - started)
 
 
-def _too_dear(work: Work, case: Case) -> str:
+def _too_dear(work: Work, case: Case, purse: _Purse) -> str:
     if work.bytes > current_limit():
         limit = format_bytes(current_limit())
         return f"it would take {work.describe()}, and requests are limited to {limit} (THALWEG_MEMORY sets the limit)"
     if not work.gradients and not work.flops:
         return ""
     seconds = work.seconds(case.gradient_seconds if work.gradients else 0.0, flops_per_second())
-    allowed = AFFORDABLE if case.control.budget is None else case.control.remaining()
+    allowed = purse.allows()
     if seconds <= allowed:
         return ""
-    return f"it would take about {seconds:.2g} s ({work.describe()}), and {allowed:.2g} s are left for it"
+    return f"it would take about {seconds:.2g} s ({work.describe()}), and no more than {allowed:.2g} s may go to it"
 
 
 _SPEED: list[float] = []
