@@ -143,6 +143,7 @@ def test_squared_errors_of_a_linear_model_are_all_gauss_newton() -> None:
 def test_pieces_are_not_gathered() -> None:
     """Gauss-Newton and gradients of samples hold a piece of the Jacobian at a time."""
     risk, _ = case("mse")
+    risk.derivatives = "autograd"
     seen: list[int] = []
     original = risk._rows_of_jacobian
 

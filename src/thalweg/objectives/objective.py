@@ -127,14 +127,13 @@ class Objective(ABC):
         if order == 2:  # before anything is computed
             self._require_matrices(len(rows) + 1, f"{len(rows)} dense Hessian(s)", "hessian_operator")
         with self.execution_context():
-            if order == 0:
-                return Evaluation(self._values(rows).reshape(batch))
-            value, gradient = self._gradients(rows)
-            if order == 1:
-                return Evaluation(value.reshape(batch), gradient.reshape(*batch, self.space.size))
-            hessian = self._hessians(rows)
+            value, gradient, hessian = self._derivatives(rows, order)
         size = self.space.size
-        return Evaluation(value.reshape(batch), gradient.reshape(*batch, size), hessian.reshape(*batch, size, size))
+        return Evaluation(
+            value.reshape(batch),
+            gradient.reshape(*batch, size) if gradient is not None else None,
+            hessian.reshape(*batch, size, size) if hessian is not None else None,
+        )
 
     def value(self, theta: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch"]:
         """The loss, ``(*batch)``."""
@@ -323,6 +322,13 @@ class Objective(ABC):
 
     def _bound(self, chunk: Any) -> paths.ScalarFunction:
         return lambda theta: self.chunk_value(theta, chunk)
+
+    def _derivatives(self, rows: Tensor, order: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Value ``(b,)``, gradient ``(b, P)`` and Hessian ``(b, P, P)``, as far as they are asked for."""
+        if order == 0:
+            return self._values(rows), None, None
+        value, gradient = self._gradients(rows)
+        return value, gradient, self._hessians(rows) if order == 2 else None
 
     def _values(self, rows: Tensor) -> Tensor:
         passes = plan_passes(self.cost, max(1, len(rows)))

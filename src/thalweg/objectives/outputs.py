@@ -27,7 +27,7 @@ from thalweg.objectives.capabilities import Capability
 from thalweg.objectives.objective import Objective
 from thalweg.objectives.samples import chunk_length
 
-__all__ = ["OutputObjective"]
+__all__ = ["OutputObjective", "Piece"]
 
 OutputFunction = Callable[[Tensor], Tensor]
 
@@ -35,7 +35,7 @@ AT_ONCE = 8
 """Samples in one pass where each needs passes back of its own: a larger graph would only make every pass dearer."""
 
 
-class _Piece(NamedTuple):
+class Piece(NamedTuple):
     """One pass: which parameter vectors, which chunk, and where its samples stand among all."""
 
     rows: slice
@@ -385,7 +385,7 @@ class OutputObjective(Objective):
                 result[piece.rows, piece.samples] = function(outputs, piece.chunk).detach()
         return result.reshape(*batch, self.n_samples, width)
 
-    def _pieces(self, rows: Tensor, extra: int, most: int | None = None) -> Iterator[_Piece]:
+    def _pieces(self, rows: Tensor, extra: int, most: int | None = None) -> Iterator[Piece]:
         """Cut parameter vectors and samples so that a pass fits, with `extra` bytes a sample besides its own."""
         cost = self.cost
         passes = plan_passes(Cost(self.n_samples, cost.bytes_per_sample + extra, cost.bytes_fixed), max(1, len(rows)))
@@ -393,10 +393,10 @@ class OutputObjective(Objective):
             start = 0
             for chunk in self.chunks(min(passes.samples, most or passes.samples)):
                 stop = start + chunk_length(chunk)
-                yield _Piece(slice(first, first + passes.copies), chunk, slice(start, stop))
+                yield Piece(slice(first, first + passes.copies), chunk, slice(start, stop))
                 start = stop
 
-    def _jacobians(self, rows: Tensor) -> Iterator[tuple[_Piece, Tensor, Tensor]]:
+    def _jacobians(self, rows: Tensor) -> Iterator[tuple[Piece, Tensor, Tensor]]:
         """Piece by piece the Jacobians ``(b, n, C, P)`` and outputs ``(b, n, C)``, so that no more is held at once."""
         size, width = self.space.size, self.n_outputs
         forward = self.path.samples == "loop" and self.path.forward and size <= 2 * AT_ONCE * width

@@ -1,0 +1,212 @@
+"""Closed-form derivatives of multilayer perceptrons against automatic differentiation of the user's own module."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import thalweg as tw
+from thalweg.foundation import InvalidInputError, memory_limit
+from thalweg.objectives.closed_form import closed_form
+
+
+def draw(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def perceptron(widths: tuple[int, ...], activations: list[nn.Module | None], *, bias: bool = True) -> nn.Sequential:
+    parts: list[nn.Module] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(len(widths))
+        for number, (a, b) in enumerate(itertools.pairwise(widths)):
+            parts.append(nn.Linear(a, b, bias=bias))
+            after = activations[number] if number < len(activations) else None
+            parts += [after] if after is not None else []
+        return nn.Sequential(*parts).double()
+
+
+def plain(model: nn.Module, loss: Callable[..., Tensor], x: Tensor, y: Any, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient and Hessian by torch alone, of the loss as the user writes it."""
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    shapes = [p.shape for p in model.parameters() if p.requires_grad]
+
+    def value(flat: Tensor) -> Tensor:
+        parts = flat.split([shape.numel() for shape in shapes])
+        named = {name: part.reshape(shape) for name, part, shape in zip(names, parts, shapes, strict=True)}
+        return loss(torch.func.functional_call(model, named, (x,)), y)
+
+    gradient = torch.autograd.functional.jacobian(value, theta)
+    return gradient, torch.autograd.functional.hessian(value, theta)
+
+
+def agrees(found: Tensor, expected: Tensor, tolerance: float = 1e-11) -> bool:
+    return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
+
+
+class Shifted(nn.Module):
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.sigmoid(4 * z) + nn.functional.softplus(z)
+
+
+class Power(nn.Module):
+    def __init__(self, exponent: int) -> None:
+        super().__init__()
+        self.exponent = exponent
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z**self.exponent
+
+
+class Erf(nn.Module):
+    def forward(self, z: Tensor) -> Tensor:
+        return torch.erf(z / 2**0.5)
+
+
+ACTIVATIONS: list[nn.Module] = [
+    nn.Tanh(), nn.Sigmoid(), nn.Softplus(), nn.GELU(), nn.SiLU(), nn.ReLU(), nn.LeakyReLU(0.1), nn.ELU(), nn.SELU(),
+    Power(2), Power(3), Erf(), Shifted(), nn.Identity(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS, ids=repr)
+@pytest.mark.parametrize("depth", [1, 2, 3])
+@pytest.mark.parametrize("bias", [True, False])
+def test_every_activation_depth_and_bias(activation: nn.Module, depth: int, bias: bool) -> None:
+    model = perceptron((3, *(4, 3, 5)[:depth], 2), [activation] * depth, bias=bias)
+    x, y = draw(9, 3), draw(9, 2, seed=1)
+    risk = tw.EmpiricalRisk(model, nn.MSELoss(), x, y)
+    assert closed_form(risk) is not None
+    theta = risk.initial + 0.3 * draw(risk.space.size, seed=2)
+    found = risk.evaluate(theta, 2)
+    gradient, hessian = plain(model, nn.MSELoss(), x, y, theta)
+    assert agrees(found.gradient, gradient)
+    assert agrees(found.hessian, hessian)
+    other = tw.EmpiricalRisk(model, nn.MSELoss(), x, y, derivatives="autograd")
+    assert agrees(risk.jacobian(theta), other.jacobian(theta))
+
+
+LOSSES: dict[str, tuple[nn.Module, Tensor]] = {
+    "sum of squares": (nn.MSELoss(reduction="sum"), draw(8, 3, seed=3)),
+    "classes": (nn.CrossEntropyLoss(), torch.arange(8) % 3),
+    "weighted, smoothed, ignored": (
+        nn.CrossEntropyLoss(torch.tensor([0.2, 1.0, 3.0]).double(), label_smoothing=0.1, ignore_index=1),
+        torch.arange(8) % 3,
+    ),
+    "soft labels": (nn.CrossEntropyLoss(), torch.softmax(draw(8, 3, seed=4), 1)),
+    "bits": (nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1.0, 2.0, 0.5]).double()), torch.rand(8, 3).double()),
+    "signs": (nn.SoftMarginLoss(), draw(8, 3, seed=5).sign()),
+    "huber": (nn.HuberLoss(delta=0.5), draw(8, 3, seed=6)),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("last", [None, nn.Tanh()], ids=["linear", "tanh"])
+def test_every_loss(name: str, last: nn.Module | None) -> None:
+    loss, y = LOSSES[name]
+    model = perceptron((2, 4, 3), [nn.Tanh(), last])
+    risk = tw.EmpiricalRisk(model, loss, draw(8, 2), y)
+    assert closed_form(risk) is not None
+    theta = 2 * draw(risk.space.size, seed=7)
+    found = risk.evaluate(theta, 2)
+    gradient, hessian = plain(model, loss, draw(8, 2), y, theta)
+    assert float(found.value) == pytest.approx(float(risk.value(theta)), rel=1e-13)
+    assert agrees(found.gradient, gradient)
+    assert agrees(found.hessian, hessian)
+    other = tw.EmpiricalRisk(model, loss, draw(8, 2), y, derivatives="autograd")
+    assert agrees(risk.gauss_newton(theta), other.gauss_newton(theta))
+
+
+def test_sample_weights_subsets_and_terms() -> None:
+    model, weights = perceptron((2, 4, 1), [nn.Tanh()]), torch.tensor([0.0, 1.0, 2.0, 0.5, 1.0, 3.0]).double()
+    x, y = draw(6, 2), draw(6, 1, seed=1)
+    theta = draw(17, seed=2)
+    both = [
+        tw.EmpiricalRisk(model, nn.MSELoss(), x, y, sample_weight=weights, derivatives=derivatives)
+        for derivatives in ("auto", "autograd")
+    ]
+    assert agrees(both[0].hessian(theta), both[1].hessian(theta))
+    parts = [each.subset([1, 3, 5]) for each in both]
+    assert parts[1].derivatives == "autograd"
+    assert agrees(parts[0].hessian(theta), parts[1].hessian(theta))
+    sums = [each + tw.L2(each, 0.1) for each in both]
+    assert agrees(sums[0].hessian(theta), sums[1].hessian(theta))
+
+
+def test_frozen_tied_and_transposed_weights() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(draw(3, 5))
+            self.b = nn.Parameter(draw(5, seed=1))
+            self.c = nn.Parameter(draw(3, seed=2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(x @ self.w + self.b) @ self.w.T + self.c
+
+    x, y = draw(7, 3), draw(7, 3, seed=4)
+    model = Tied()
+    risk = tw.EmpiricalRisk(model, nn.MSELoss(), x, y)
+    assert closed_form(risk) is not None
+    theta = draw(risk.space.size, seed=5)
+    assert agrees(risk.hessian(theta), plain(model, nn.MSELoss(), x, y, theta)[1])
+    frozen = perceptron((3, 4, 4, 3), [nn.Tanh(), nn.Tanh()])
+    frozen[2].weight.requires_grad_(False)
+    risk = tw.EmpiricalRisk(frozen, nn.MSELoss(), x, y)
+    assert closed_form(risk) is not None
+    theta = draw(risk.space.size, seed=6)
+    assert agrees(risk.hessian(theta), plain(frozen, nn.MSELoss(), x, y, theta)[1])
+
+
+def test_batches_and_chunks_are_single_points_and_the_whole() -> None:
+    model = perceptron((3, 6, 4, 2), [nn.Tanh(), nn.GELU()])
+    risk = tw.EmpiricalRisk(model, nn.MSELoss(), draw(500, 3), draw(500, 2, seed=1))
+    thetas = draw(2, 3, risk.space.size, seed=2)
+    whole = risk.hessian(thetas)
+    assert whole.shape == (2, 3, risk.space.size, risk.space.size)
+    assert torch.equal(whole, whole.mT)
+    for row, hessian in zip(thetas.flatten(0, 1), whole.flatten(0, 1), strict=True):
+        assert agrees(risk.hessian(row), hessian, 1e-13)
+    with memory_limit("2MiB"):
+        assert agrees(risk.hessian(thetas[0, 0]), whole[0, 0], 1e-13)
+        assert agrees(risk.gauss_newton(thetas[0, 0]), risk.gauss_newton(thetas)[0, 0], 1e-13)
+    limited = tw.EmpiricalRisk(model, nn.MSELoss(), draw(500, 3), draw(500, 2, seed=1), batch_size=7)
+    assert agrees(limited.hessian(thetas[0, 0]), whole[0, 0], 1e-13)
+
+
+def test_a_loss_is_right_for_every_number_of_samples() -> None:
+    model = perceptron((2, 4, 1), [nn.Softplus()])
+    theta = draw(17, seed=1)
+    for n in range(60, 81):
+        x, y = draw(n, 2, seed=n), draw(n, 1, seed=n + 1)
+        risk = tw.EmpiricalRisk(model, nn.MSELoss(), x, y)
+        named = risk.space.unflatten(theta)
+        expected = sum((torch.func.functional_call(model, named, (x[i : i + 1],)) - y[i]) ** 2 for i in range(n)) / n
+        assert float(risk.evaluate(theta, 2).value) == pytest.approx(float(expected), rel=1e-13)
+
+
+def test_single_precision() -> None:
+    model = perceptron((2, 5, 1), [nn.Tanh()]).float()
+    x, y = draw(20, 2).float(), draw(20, 1, seed=1).float()
+    single = tw.EmpiricalRisk(model, nn.MSELoss(), x, y, dtype=torch.float32)
+    double = tw.EmpiricalRisk(model, nn.MSELoss(), x, y)
+    hessian = single.hessian(single.initial)
+    assert hessian.dtype == torch.float32
+    assert agrees(hessian.double(), double.hessian(double.initial), 1e-5)
+
+
+def test_other_networks_go_by_autograd() -> None:
+    convolution = nn.Sequential(nn.Conv1d(1, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(6, 1)).double()
+    risk = tw.EmpiricalRisk(convolution, nn.MSELoss(), draw(4, 1, 5), draw(4, 1, seed=1))
+    assert closed_form(risk) is None
+    theta = risk.initial
+    assert agrees(risk.hessian(theta), plain(convolution, nn.MSELoss(), draw(4, 1, 5), draw(4, 1, seed=1), theta)[1])
+    positions = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
+    rows = tw.EmpiricalRisk(positions, nn.MSELoss(), draw(4, 5, 3), draw(4, 5, 1, seed=1))
+    assert closed_form(rows) is None
+    with pytest.raises(InvalidInputError, match="'auto' or 'autograd'"):
+        tw.EmpiricalRisk(positions, nn.MSELoss(), draw(4, 5, 3), draw(4, 5, 1, seed=1), derivatives="fast")
