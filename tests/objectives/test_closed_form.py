@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import thalweg as tw
 from thalweg.foundation import InvalidInputError, memory_limit
+from thalweg.objectives import explain_network
 from thalweg.objectives.closed_form import closed_form
 
 
@@ -197,6 +198,26 @@ def test_single_precision() -> None:
     hessian = single.hessian(single.initial)
     assert hessian.dtype == torch.float32
     assert agrees(hessian.double(), double.hessian(double.initial), 1e-5)
+
+
+def test_a_hessian_leaves_the_structure_as_it_is() -> None:
+    """Kernels that are opened for derivatives are no part of the network."""
+
+    class Bag(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.head = nn.EmbeddingBag(9, 4), nn.Linear(4, 2)
+
+        def forward(self, words: Tensor) -> Tensor:
+            return self.head(torch.tanh(self.words(words)))
+
+    words, labels = torch.arange(24).reshape(8, 3) % 9, torch.arange(8) % 2
+    risk = tw.EmpiricalRisk(Bag().double(), nn.CrossEntropyLoss(), words, labels)
+    risk.hessian(risk.initial)
+    structure = explain_network(risk).structure
+    assert structure is not None
+    found = structure.outputs_at(risk.initial, words)[0]  # more samples than it was traced with
+    assert torch.allclose(found, risk.outputs(risk.initial))
 
 
 def test_other_networks_go_by_autograd() -> None:

@@ -15,11 +15,11 @@ from thalweg.certificates.claims import Certificate, ClaimKind, Hypothesis, Scop
 from thalweg.certificates.lower_point import LowerPoint, compared
 from thalweg.certificates.registry import Certifier, register_certifier
 from thalweg.certificates.work import Work
-from thalweg.foundation import NotApplicableError, require_memory
+from thalweg.foundation import InvalidInputError, NotApplicableError, require_memory
 from thalweg.structure import NetworkStructure, Step, Weights
 from thalweg.structure.weights import evaluate_weights
 
-__all__ = ["LastLayerRefit", "lower_or_undecided", "structure_values"]
+__all__ = ["LastLayerRefit", "lower_or_undecided", "recorded", "structure_values"]
 
 AGREE = 1e-9
 """Relative difference at which the last layer, as it was read, is not what makes the outputs."""
@@ -173,12 +173,24 @@ def _features(case: Case, structure: NetworkStructure, last: Step) -> Tensor:
     if network is not None:
         read = network.features(inputs) if len(network.layers) == 1 else network.activations(case.theta, inputs)[-2]
         return read.reshape(samples, network.rows_per_sample, -1)
-    parts = [part[0] for part in structure.record_parts(case.theta, inputs, [last.reads[0]])]
-    read = torch.cat(parts) if len(parts) > 1 else parts[0]
+    read = recorded(case, structure, last.reads[0])
     assert last.weight is not None
     if read.shape[-1] != last.weight.shape[1] or read.numel() % (samples * read.shape[-1]):
         raise NotApplicableError("it needs rows of features, one or several a sample, before the last layer")
     return read.reshape(samples, -1, read.shape[-1])
+
+
+def recorded(case: Case, structure: NetworkStructure, number: int) -> Tensor:
+    """The result of a step for all samples.
+
+    Raises:
+        NotApplicableError: where all data take another way through the network than the few it was traced with.
+    """
+    try:
+        parts = [part[0] for part in structure.record_parts(case.theta, case.data_term().inputs, [number])]
+    except InvalidInputError as error:
+        raise NotApplicableError(str(error)) from error
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 def _apart(left: Tensor, right: Tensor) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from thalweg.certificates.affine_head import AffineHead, best_head
 from thalweg.certificates.case import Case
 from thalweg.certificates.claims import Certificate, ClaimKind, Hypothesis, Scope, State
-from thalweg.certificates.last_layer_refit import lower_or_undecided, structure_values
+from thalweg.certificates.last_layer_refit import lower_or_undecided, recorded, structure_values
 from thalweg.certificates.lower_point import compared
 from thalweg.certificates.registry import Certifier, register_certifier
 from thalweg.certificates.work import Work
@@ -165,8 +165,7 @@ def _require_free(structure: NetworkStructure, block: _Block) -> None:
 def _rows(case: Case, structure: NetworkStructure, number: int) -> Tensor:
     """Result of a step, ``(N, 1, k)``."""
     samples = case.data_term().n_samples
-    parts = [part[0] for part in structure.record_parts(case.theta, case.data_term().inputs, [number])]
-    read = torch.cat(parts) if len(parts) > 1 else parts[0]
+    read = recorded(case, structure, number)
     if read.dim() != 2 or len(read) != samples:
         raise NotApplicableError("it needs one row of features for each sample")
     return read.unsqueeze(1)

@@ -126,8 +126,7 @@ class Objective(ABC):
         rows, batch = self._rows(theta)
         if order == 2:  # before anything is computed
             self._require_matrices(len(rows) + 1, f"{len(rows)} dense Hessian(s)", "hessian_operator")
-        with self.execution_context():
-            value, gradient, hessian = self._derivatives(rows, order)
+        value, gradient, hessian = self._derivatives(rows, order)
         size = self.space.size
         return Evaluation(
             value.reshape(batch),
@@ -325,10 +324,11 @@ class Objective(ABC):
 
     def _derivatives(self, rows: Tensor, order: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Value ``(b,)``, gradient ``(b, P)`` and Hessian ``(b, P, P)``, as far as they are asked for."""
-        if order == 0:
-            return self._values(rows), None, None
-        value, gradient = self._gradients(rows)
-        return value, gradient, self._hessians(rows) if order == 2 else None
+        with self.execution_context():
+            if order == 0:
+                return self._values(rows), None, None
+            value, gradient = self._gradients(rows)
+            return value, gradient, self._hessians(rows) if order == 2 else None
 
     def _values(self, rows: Tensor) -> Tensor:
         passes = plan_passes(self.cost, max(1, len(rows)))

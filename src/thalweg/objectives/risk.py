@@ -364,8 +364,12 @@ class EmpiricalRisk(OutputObjective):
             return closed.gauss_newton(rows).reshape(*batch, self.space.size, self.space.size)
 
     def _derivatives(self, rows: Tensor, order: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        # found before the context is entered: a network is traced as it is, not as kernels are opened here
         closed = self._closed_form(len(rows)) if order == 2 else None
-        return super()._derivatives(rows, order) if closed is None else closed.derivatives(rows, order)
+        if closed is None:
+            return super()._derivatives(rows, order)
+        with self.execution_context():
+            return closed.derivatives(rows, order)
 
     def _jacobians(self, rows: Tensor) -> Iterator[tuple[Piece, Tensor, Tensor]]:
         closed = self._closed_form(0)
