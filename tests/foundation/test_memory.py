@@ -177,3 +177,18 @@ def test_more_memory_never_means_smaller_samples_for_one_copy(cost: Cost, megaby
     with memory_limit(2 * megabytes * 2**20):
         more = plan_passes(cost, 1)
     assert more.samples >= less.samples
+
+
+def test_free_memory_is_asked_for_again_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def available() -> int:
+        asked.append(len(asked))
+        return 2**30 * (1 + len(asked))
+
+    monkeypatch.setattr(memory, "available_memory", available)
+    monkeypatch.setattr(memory, "_LATELY", [])
+    assert current_limit() == current_limit() == 2**29
+    assert len(asked) == 1
+    monkeypatch.setattr(memory, "FRESH", -1.0)
+    assert current_limit() == 3 * 2**28

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -29,12 +30,25 @@ WORKING_SET = 384 * 2**20
 GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 """Where Linux shows the limits of control groups, and which group a process is in."""
 
+FRESH = 0.1
+"""Seconds for which the memory found free is taken to be free."""
+
+_LATELY: list[tuple[float, int]] = []
+
 _LIMIT: ContextVar[int | None] = ContextVar("thalweg_memory_limit", default=None)
 
 
 def available_memory() -> int:
     """Bytes that this process may still take: the machine's free memory or its control groups', the smallest."""
     return int(min([psutil.virtual_memory().available, *map(_left_in, _control_groups())]))
+
+
+def _lately_available() -> int:
+    """The same, asked anew after a tenth of a second: the question takes as long as a small Hessian."""
+    now = time.monotonic()
+    if not _LATELY or now - _LATELY[0][0] > FRESH:
+        _LATELY[:] = [(now, available_memory())]
+    return _LATELY[0][1]
 
 
 def _control_groups() -> list[Path]:
@@ -79,7 +93,7 @@ def current_limit() -> int:
             return parse_bytes(os.environ["THALWEG_MEMORY"])
         except InvalidInputError as error:
             raise InvalidInputError(f"the environment variable THALWEG_MEMORY: {error}") from None
-    return min(4 * 2**30, available_memory() // 4)
+    return min(4 * 2**30, _lately_available() // 4)
 
 
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*(?:([kKMGT])(i?))?[bB]?\s*")
