@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import itertools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -188,6 +191,42 @@ def test_a_loss_is_right_for_every_number_of_samples() -> None:
         named = risk.space.unflatten(theta)
         expected = sum((torch.func.functional_call(model, named, (x[i : i + 1],)) - y[i]) ** 2 for i in range(n)) / n
         assert float(risk.evaluate(theta, 2).value) == pytest.approx(float(expected), rel=1e-13)
+
+
+@pytest.mark.parametrize("name", ["bits", "signs", "classes"])
+def test_values_of_large_outputs_keep_all_digits(name: str) -> None:
+    loss, y = LOSSES[name]
+    risk = tw.EmpiricalRisk(perceptron((2, 4, 3), [nn.Tanh()]), loss, draw(8, 2), y)
+    theta = 30 * draw(risk.space.size, seed=9)
+    assert 25 < float(risk.outputs(theta).abs().max()) < 500
+    assert float(risk.evaluate(theta, 2).value) == pytest.approx(float(risk.value(theta)), rel=1e-14)
+
+
+def test_a_network_that_does_something_else_with_many_samples() -> None:
+    class Sized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.map = nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.map(x) if len(x) <= 4 else torch.tanh(self.map(x))
+
+    model, x, y = Sized().double(), draw(12, 3), draw(12, 2, seed=1)
+    risk = tw.EmpiricalRisk(model, nn.MSELoss(), x, y, batch_size=12)
+    assert closed_form(risk) is None
+    theta = risk.initial
+    assert agrees(risk.hessian(theta), plain(model, nn.MSELoss(), x, y, theta)[1])
+
+
+def test_a_risk_is_forgotten_with_its_closed_form() -> None:
+    risk = tw.EmpiricalRisk(perceptron((2, 4, 1), [nn.Tanh()]), nn.HuberLoss(), draw(6, 2), draw(6, 1, seed=1))
+    again = copy.deepcopy(risk)
+    assert torch.equal(risk.hessian(risk.initial), again.hessian(again.initial))
+    assert torch.equal(copy.copy(risk).hessian(risk.initial), risk.hessian(risk.initial))
+    gone = weakref.ref(risk)
+    del risk
+    gc.collect()
+    assert gone() is None
 
 
 def test_single_precision() -> None:

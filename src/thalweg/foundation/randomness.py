@@ -31,9 +31,9 @@ def preserved_random_state(seed: int | None = None) -> Iterator[None]:
         with torch.random.fork_rng(devices=devices):
             if seed is not None:
                 random.seed(seed)
-                np.random.seed(seed)  # noqa: NPY002
+                np.random.seed(seed)  # noqa: NPY002  likewise
                 torch.manual_seed(seed)
             yield
     finally:
         random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002
+        np.random.set_state(numpy)  # noqa: NPY002  likewise

@@ -1,9 +1,8 @@
-"""The derivatives of a risk whose network is a multilayer perceptron, in closed form, cut to fit in memory."""
+"""The second derivatives of a risk whose network is a multilayer perceptron, in closed form, cut to fit in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -13,28 +12,41 @@ from thalweg.foundation import Cost, plan_passes
 from thalweg.objectives.networks import explain_network
 from thalweg.objectives.output_losses import OutputLosses
 from thalweg.objectives.outputs import Piece
+from thalweg.objectives.paths import AGREEMENT
 from thalweg.objectives.perceptron import Perceptron
 from thalweg.objectives.risk import EmpiricalRisk
 from thalweg.structure import DenseNetwork
 
 __all__ = ["ClosedForm", "closed_form"]
 
-_FORMS: WeakKeyDictionary[EmpiricalRisk, ClosedForm | None] = WeakKeyDictionary()
-
 
 def closed_form(risk: EmpiricalRisk) -> ClosedForm | None:
-    """The closed form of a risk's derivatives; None where its network is no multilayer perceptron."""
-    if risk not in _FORMS:
-        structure = explain_network(risk).structure
-        network = structure.as_dense() if structure is not None else None
-        _FORMS[risk] = ClosedForm(risk, network) if network is not None and _suits(risk, network) else None
-    return _FORMS[risk]
+    """The closed form of a risk's derivatives; None where its network is no multilayer perceptron on all its data."""
+    structure = explain_network(risk).structure
+    network = structure.as_dense() if structure is not None else None
+    if network is None or not _suits(risk, network):
+        return None
+    found = ClosedForm(risk, network)
+    return found if _agrees(risk, found) else None
 
 
 def _suits(risk: EmpiricalRisk, network: DenseNetwork) -> bool:
     """Whether rows are samples, and the derivatives of all parts are known."""
     known = all(layer.activation.recognised for layer in network.layers)
     return known and network.rows_per_sample == 1 and risk.path.second != "none"
+
+
+def _agrees(risk: EmpiricalRisk, found: ClosedForm) -> bool:
+    """Whether it gives the module's outputs for all data.
+
+    Networks are traced with a few samples, and may do something else with many.
+    """
+    generator = torch.Generator().manual_seed(0)
+    move = 0.1 * torch.randn(risk.initial.shape, generator=generator, dtype=torch.float64).to(risk.initial)
+    theta = risk.initial + move * (1 + risk.initial.abs())
+    expected, outputs = risk.outputs(theta), found.outputs(theta)
+    apart, largest = float((outputs - expected).abs().max()), float(expected.abs().max())
+    return apart <= 1e-3 * AGREEMENT[risk.dtype] * (1 + largest)  # also false where either is no number
 
 
 class ClosedForm:
@@ -46,38 +58,35 @@ class ClosedForm:
     """
 
     def __init__(self, risk: EmpiricalRisk, network: DenseNetwork) -> None:
-        self._perceptron = Perceptron(network)
+        self._perceptron = Perceptron(network, risk.device)
         self._losses = OutputLosses(risk)
         self._features = network.features(risk.inputs).to(risk.device, risk.dtype)
         self._chunks = risk.chunks
 
-    def derivatives(
-        self, rows: Float[Tensor, "S P"], order: int
-    ) -> tuple[Float[Tensor, " S"], Float[Tensor, "S P"] | None, Float[Tensor, "S P P"] | None]:
-        """Value, gradient (order >= 1) and Hessian (order 2)."""
+    def outputs(self, theta: Float[Tensor, " P"]) -> Float[Tensor, "N C"]:
+        """Outputs of all samples."""
+        pieces = self._pieces(theta.unsqueeze(0), self._perceptron.hessian_cost(len(self._features)))
+        parts = [self._perceptron.outputs(theta.unsqueeze(0), self._features[piece.samples])[0] for piece in pieces]
+        return torch.cat(parts)
+
+    def hessians(
+        self, rows: Float[Tensor, "S P"]
+    ) -> tuple[Float[Tensor, " S"], Float[Tensor, "S P"], Float[Tensor, "S P P"]]:
+        """Value, gradient and Hessian."""
         size = rows.shape[1]
-        value, gradient = rows.new_zeros(len(rows)), torch.zeros_like(rows) if order else None
-        hessian = rows.new_zeros(len(rows), size, size) if order == 2 else None
-        perceptron, samples = self._perceptron, len(self._features)
-        cost = perceptron.hessian_cost(samples) if order == 2 else perceptron.gradient_cost(samples)
-        for piece in self._pieces(rows, cost):
-            some, x, loss = rows[piece.rows], self._features[piece.samples], self._losses.of(piece.chunk, piece.samples)
-            found: tuple[Tensor, ...]
-            if order == 0:
-                found = (perceptron.values(some, x, loss),)
-            else:
-                found = (perceptron.gradients if order == 1 else perceptron.hessians)(some, x, loss)
-            for whole, part in zip((value, gradient, hessian), found, strict=False):
-                assert whole is not None
-                whole[piece.rows] += part
-        return value, gradient, hessian
+        whole = rows.new_zeros(len(rows)), torch.zeros_like(rows), rows.new_zeros(len(rows), size, size)
+        for piece in self._pieces(rows, self._perceptron.hessian_cost(len(self._features))):
+            x, loss = self._features[piece.samples], self._losses.of(piece.chunk, piece.samples)
+            for total, part in zip(whole, self._perceptron.hessians(rows[piece.rows], x, loss), strict=True):
+                total[piece.rows] += part
+        return whole
 
     def gauss_newton(self, rows: Float[Tensor, "S P"]) -> Float[Tensor, "S P P"]:
         """``J^T B J``."""
         total = rows.new_zeros(len(rows), rows.shape[1], rows.shape[1])
         for piece in self._pieces(rows, self._perceptron.hessian_cost(len(self._features))):
-            loss = self._losses.of(piece.chunk, piece.samples)
-            total[piece.rows] += self._perceptron.gauss_newton(rows[piece.rows], self._features[piece.samples], loss)
+            x, loss = self._features[piece.samples], self._losses.of(piece.chunk, piece.samples)
+            total[piece.rows] += self._perceptron.gauss_newton(rows[piece.rows], x, loss)
         return total
 
     def jacobians(self, rows: Float[Tensor, "S P"]) -> Iterator[tuple[Piece, Tensor, Tensor]]:

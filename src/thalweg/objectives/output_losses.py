@@ -69,7 +69,8 @@ class _Signs:
     down: Float[Tensor, "n C"]
 
     def value(self, outputs: Tensor) -> Tensor:
-        return (self.up * functional.softplus(-outputs) + self.down * functional.softplus(outputs)).sum((1, 2))
+        # not by torch's softplus, which leaves out what is below 2e-9 for arguments beyond 20
+        return -(self.up * functional.logsigmoid(outputs) + self.down * functional.logsigmoid(-outputs)).sum((1, 2))
 
     def slopes(self, outputs: Tensor) -> Tensor:
         return self.down * torch.sigmoid(outputs) - self.up * torch.sigmoid(-outputs)

@@ -51,9 +51,10 @@ class Perceptron:
 
     Args:
         network: with one row a sample. Derivatives of activations that are not declared are taken by autograd.
+        device: of the parameters.
     """
 
-    def __init__(self, network: DenseNetwork) -> None:
+    def __init__(self, network: DenseNetwork, device: torch.device | str = "cpu") -> None:
         self.activations = [layer.activation for layer in network.layers]
         self.layers: list[Layer] = []
         tables, start = [], 0
@@ -66,9 +67,10 @@ class Perceptron:
             tables.append(table.reshape(-1))
             start += table.numel()
         self.size = network.space.size
-        self._places = torch.cat(tables)
+        self._places = torch.cat(tables).to(device)
         order = self._places.argsort()
-        self._order = order if torch.equal(self._places[order], torch.arange(self.size)) else None
+        every = torch.arange(self.size, device=device)
+        self._order = order if torch.equal(self._places[order], every) else None
         self._free = (self._places >= 0).nonzero().squeeze(1)
         nothing = torch.zeros(self.size, dtype=torch.float64)
         held = [w if b is None else torch.cat([w, b.unsqueeze(1)], 1) for w, b in network.matrices(nothing)]
@@ -79,10 +81,6 @@ class Perceptron:
         self._by_outputs = self.layers[-1].rows * len(self._places) ** 2 <= by_blocks
 
     # -- what a sample holds in memory ---------------------------------------------------------------------------------
-
-    def gradient_cost(self, samples: int) -> Cost:
-        """Of a pass forward and back."""
-        return Cost(samples, 8 * 6 * self._numbers, 8 * 6 * len(self._places))
 
     def hessian_cost(self, samples: int) -> Cost:
         """Of the largest block or the Jacobian, with the passes; fixed are the matrix and its copies."""
@@ -109,18 +107,9 @@ class Perceptron:
 
     # -- what it is asked ----------------------------------------------------------------------------------------------
 
-    def values(self, rows: Float[Tensor, "S P"], x: Float[Tensor, "n d"], loss: OutputLoss) -> Float[Tensor, " S"]:
-        """The loss."""
-        return loss.value(self._forward(self._local(rows), x).outputs)
-
-    def gradients(
-        self, rows: Float[Tensor, "S P"], x: Float[Tensor, "n d"], loss: OutputLoss
-    ) -> tuple[Float[Tensor, " S"], Float[Tensor, "S P"]]:
-        """Value and gradient."""
-        local = self._local(rows)
-        passed = self._forward(local, x)
-        signals = self._signals(local, passed, loss.slopes(passed.outputs))
-        return loss.value(passed.outputs), self._gathered(gradient_of(passed, signals))
+    def outputs(self, rows: Float[Tensor, "S P"], x: Float[Tensor, "n d"]) -> Float[Tensor, "S n C"]:
+        """Outputs of each sample."""
+        return self._forward(self._local(rows), x).outputs
 
     def hessians(
         self, rows: Float[Tensor, "S P"], x: Float[Tensor, "n d"], loss: OutputLoss

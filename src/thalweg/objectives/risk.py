@@ -346,7 +346,7 @@ class EmpiricalRisk(OutputObjective):
 
     def __getstate__(self) -> dict[str, Any]:
         require_findable(**{"forward=": self.forward, "the loss": self.loss, "a part of the model": self.model})
-        return vars(self)
+        return {name: value for name, value in vars(self).items() if name != "_form"}  # which is found again
 
     # -- how it is done ------------------------------------------------------------------------------------------------
 
@@ -357,7 +357,7 @@ class EmpiricalRisk(OutputObjective):
             MemoryLimitError: if the matrices would not fit.
         """
         rows, batch = self._rows(theta)
-        closed = self._closed_form(len(rows))
+        closed = self._closed_form(len(rows) + 4)
         if closed is None:
             return super().gauss_newton(theta)
         with self.execution_context():
@@ -365,11 +365,11 @@ class EmpiricalRisk(OutputObjective):
 
     def _derivatives(self, rows: Tensor, order: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
         # found before the context is entered: a network is traced as it is, not as kernels are opened here
-        closed = self._closed_form(len(rows)) if order == 2 else None
+        closed = self._closed_form(len(rows) + 4) if order == 2 else None
         if closed is None:
             return super()._derivatives(rows, order)
         with self.execution_context():
-            return closed.derivatives(rows, order)
+            return closed.hessians(rows)
 
     def _jacobians(self, rows: Tensor) -> Iterator[tuple[Piece, Tensor, Tensor]]:
         closed = self._closed_form(0)
@@ -380,12 +380,14 @@ class EmpiricalRisk(OutputObjective):
             yield from closed.jacobians(rows)
 
     def _closed_form(self, matrices: int) -> ClosedForm | None:
-        """The closed form, where there is one and so many matrices and the copies that it makes of one fit."""
-        if self.derivatives == "autograd" or (matrices + 4) * self.space.size**2 * self._item_bytes > current_limit():
+        """The closed form, where there is one and so many P x P matrices fit."""
+        if self.derivatives == "autograd" or matrices * self.space.size**2 * self._item_bytes > current_limit():
             return None
-        from thalweg.objectives.closed_form import closed_form  # it is made of a risk
+        if "_form" not in vars(self):
+            from thalweg.objectives.closed_form import closed_form  # it is made of a risk
 
-        return closed_form(self)
+            self._form = closed_form(self)
+        return self._form
 
     def _elementary(self, kernels: frozenset[str]) -> AbstractContextManager[None]:
         if self.device.type == "cuda":
