@@ -54,3 +54,37 @@ def test_the_hessian_that_is_handed_over_is_used() -> None:
     risk = _risk(False)
     wrong = torch.eye(risk.space.size, dtype=torch.float64)
     assert Case(risk, risk.initial, hessian=wrong).hessian is wrong
+
+
+class Sized(nn.Module):
+    """Linear on few samples, bent on many: what was traced on few is not what is minimised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.map = nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.map(x) if len(x) <= 4 else torch.tanh(3 * self.map(x))
+
+
+def test_nothing_rests_on_a_description_that_all_data_contradict() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(12, 3).double()
+    risk = tw.EmpiricalRisk(Sized().double(), nn.MSELoss(), x, torch.sin(x[:, :1]), batch_size=12)
+    found = {each.name: each for each in tw.certify(risk, risk.initial)}
+    assert Case(risk, risk.initial).value.level is Level.NUMERIC
+    for name in ("gradient", "label collisions"):  # an estimate, and what holds for any function
+        assert found[name].established
+        assert not any("description" in one.statement for one in found[name].hypotheses)
+    assert found["gradient"].level is Level.NUMERIC
+    for name in ("linear network", "interval gradient", "last layer refit", "critical point nearby"):
+        assert not found[name].established
+        assert "the network is as its description says" in found[name].reason
+
+
+def test_what_rests_on_the_description_says_so() -> None:
+    risk = _risk(False)
+    found = {each.name: each for each in tw.certify(risk, risk.initial)}
+    for name, rests in (("gradient", True), ("interval gradient", True), ("gap", True), ("label collisions", False)):
+        stated = [one for one in found[name].hypotheses if one.statement == "the network is as its description says"]
+        assert len(stated) == rests, name

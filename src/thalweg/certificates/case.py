@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.certificates.claims import Hypothesis, Level, State
+from thalweg.certificates.description import agreement
 from thalweg.certificates.figure import Figure, cancelling, moved_a_little, observed_rounding
 from thalweg.certificates.forward import Bounded, as_given, bounded_outputs, bounded_risk
 from thalweg.certificates.gradient_bounds import bounded_decay, bounded_gradient, total_gradient
@@ -66,6 +67,7 @@ class Case:
         self.seed = seed
         self.control = control or RunControl(None, None)
         self._hessian = hessian
+        self.rests_on_description = False
 
     def at(self, theta: Float[Tensor, " P"]) -> Case:
         """The same problem at another point."""
@@ -155,9 +157,14 @@ class Case:
     def _rounding(self) -> Evaluation:
         return observed_rounding(self.objective, self.theta, self._first, self.seed)
 
-    @cached_property
+    @property
     def value(self) -> Figure:
         """The loss; with a proved error for multilayer perceptrons under the usual losses, else an estimated one."""
+        self.rests_on_description |= self._value.level is Level.RIGOROUS
+        return self._value
+
+    @cached_property
+    def _value(self) -> Figure:
         computed = float(self._first.value)
         if self.risk is not None and all(isinstance(term, L2) for term in self.others):
             try:
@@ -188,7 +195,7 @@ class Case:
             found = found + cancelling(self.risk, self.theta, self.output_gradient, self.seed + 1)
         return found
 
-    @cached_property
+    @property
     def bounded_gradient(self) -> Bounded:
         """Gradient of the whole loss with proved errors, ``(P,)``, by a pass back of its own.
 
@@ -196,6 +203,12 @@ class Case:
             NotApplicableError: for other than multilayer perceptrons of known activations, losses in closed form, and
                 weight decay; and where an argument may lie on a corner.
         """
+        found = self._bounded_gradient
+        self.rests_on_description = True
+        return found
+
+    @cached_property
+    def _bounded_gradient(self) -> Bounded:
         decay = [bounded_decay(term, self.theta) for term in self.others if isinstance(term, L2)]
         if len(decay) < len(self.others):
             raise NotApplicableError(
@@ -213,12 +226,22 @@ class Case:
         """The network's description.
 
         Raises:
-            NotApplicableError: where there is none.
+            NotApplicableError: where there is none, or it is not what the network does with all data.
         """
         report = explain_network(self.objective)
         if report.structure is None:
             raise NotApplicableError(f"it needs the structure of the network: {report.reason}")
+        if not self.described.met:
+            raise NotApplicableError(f"it needs that {self.described.statement} ({self.described.note})")
+        self.rests_on_description = True
         return report.structure
+
+    @cached_property
+    def described(self) -> Hypothesis:
+        """Whether the network is what its description says, on all data here; only where it has one."""
+        structure = explain_network(self.objective).structure
+        assert structure is not None
+        return agreement(self.data_term(), structure, self.theta)
 
     def dense(self, *, computed_inputs: bool = False) -> DenseNetwork:
         """The network as a multilayer perceptron.
@@ -246,13 +269,19 @@ class Case:
         inputs = self.data_term().inputs
         return as_given(inputs, self.dense(computed_inputs=True).features(inputs))
 
-    @cached_property
+    @property
     def bounded_outputs(self) -> Bounded:
         """Outputs ``(N, C)`` with proved errors.
 
         Raises:
             NotApplicableError: for other than multilayer perceptrons of registered activations.
         """
+        found = self._bounded_outputs
+        self.rests_on_description = True
+        return found
+
+    @cached_property
+    def _bounded_outputs(self) -> Bounded:
         network, risk = self.dense(), self.data_term()
         rows = risk.n_samples * network.rows_per_sample
         require_memory(6 * 8 * rows * max(network.widths), "a forward pass with error bounds", "Use fewer samples.")
@@ -279,13 +308,19 @@ class Case:
         """
         return self.data_term().jacobian(self.theta)
 
-    @cached_property
+    @property
     def bounded_jacobian(self) -> BoundedJacobian:
         """Jacobian of the outputs with its error: proved for multilayer perceptrons, else estimated.
 
         Raises:
             MemoryLimitError: where it would not fit.
         """
+        found = self._bounded_jacobian
+        self.rests_on_description |= found.level is Level.RIGOROUS
+        return found
+
+    @cached_property
+    def _bounded_jacobian(self) -> BoundedJacobian:
         risk = self.data_term()
         try:
             return bounded_jacobian(self.dense(), self.theta, risk.inputs)

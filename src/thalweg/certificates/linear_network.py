@@ -14,7 +14,7 @@ from thalweg.certificates.case import Case
 from thalweg.certificates.claims import Certificate, ClaimKind, Hypothesis, Level, Scope, State
 from thalweg.certificates.least_squares import LowRankFit, low_rank_affine_bound
 from thalweg.certificates.registry import Certifier, register_certifier
-from thalweg.certificates.squared import agreement, squared_loss, squared_rows
+from thalweg.certificates.squared import squared_loss, squared_rows
 from thalweg.certificates.work import Work
 from thalweg.foundation import NotApplicableError, require_memory
 from thalweg.structure import DenseNetwork
@@ -118,7 +118,7 @@ class LinearNetwork(Certifier):
         return [
             squared_loss(case),
             Hypothesis("every activation is linear", State.PROVED, note=names),
-            agreement(case, network),
+            case.described,
             case.others_not_negative,
         ]
 

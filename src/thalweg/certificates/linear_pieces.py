@@ -15,7 +15,7 @@ from thalweg.certificates.case import Case
 from thalweg.certificates.claims import Certificate, ClaimKind, Hypothesis, Level, Scope, State
 from thalweg.certificates.registry import Certifier, register_certifier
 from thalweg.certificates.segments import segmented_bound
-from thalweg.certificates.squared import agreement, squared_loss, squared_rows
+from thalweg.certificates.squared import squared_loss, squared_rows
 from thalweg.certificates.work import Work
 from thalweg.foundation import NotApplicableError
 from thalweg.structure import ActivationFacts, NetworkStructure, Step
@@ -120,7 +120,7 @@ class LinearPieces(Certifier):
                 State.PROVED,
                 note=f"{distinct} distinct inputs",
             ),
-            agreement(case),
+            case.described,
             case.others_not_negative,
         ]
         bound = segmented_bound(line.places[rows.kept], rows.targets, rows.weights, line.pieces)

@@ -13,7 +13,7 @@ from thalweg.certificates.case import Case
 from thalweg.certificates.claims import Certificate, ClaimKind, Hypothesis, Level, Scope, State
 from thalweg.certificates.least_squares import low_rank_bound
 from thalweg.certificates.registry import Certifier, register_certifier
-from thalweg.certificates.squared import agreement, squared_loss, squared_rows
+from thalweg.certificates.squared import squared_loss, squared_rows
 from thalweg.certificates.work import Work
 from thalweg.foundation import NotApplicableError
 from thalweg.structure import NetworkStructure, Step
@@ -121,7 +121,7 @@ class OutputRank(Certifier):
                 margin=float(one.outputs - one.width),
                 note=f"{one.width} features for {one.outputs} outputs",
             ),
-            agreement(case),
+            case.described,
             case.others_not_negative,
         ]
         if not bound > 0:

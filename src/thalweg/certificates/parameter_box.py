@@ -17,7 +17,6 @@ from thalweg.certificates.case import Case
 from thalweg.certificates.claims import Certificate, ClaimKind, Hypothesis, Level, Scope, State
 from thalweg.certificates.registry import Certifier, register_certifier
 from thalweg.certificates.rounding import TINY, UNIT
-from thalweg.certificates.squared import agreement
 from thalweg.certificates.work import Work
 from thalweg.foundation import InvalidInputError, NotApplicableError
 from thalweg.objectives import L2
@@ -178,7 +177,7 @@ class ParameterBox(Certifier):
         enclose = enclosure_of_loss(case, network)
         low, high, everywhere = self._box(case)
         found = search_box(enclose, low, high, tolerance=self.tolerance, boxes=self.boxes, stop=case.control.why_stop)
-        hypotheses = [agreement(case, network), case.others_not_negative, everywhere]
+        hypotheses = [case.described, case.others_not_negative, everywhere]
         if not found.below > 0:
             return self.undecided("the boxes were not small enough to show a positive bound", hypotheses)
         where = "" if self.radius is None else f" within {self.radius:g} of these, in each coordinate,"

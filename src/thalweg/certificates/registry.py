@@ -247,12 +247,22 @@ def _ask(certifier: Certifier, case: Case, earlier: Sequence[Certificate], purse
             return certifier.not_attempted(why)
         work = certifier.work(case)
         too_dear = _too_dear(work, case, purse)
+        case.rests_on_description = False
         found = certifier.not_attempted(too_dear, work) if too_dear else certifier.prove(case, earlier)
+        if found.established and case.rests_on_description:
+            found = _with_description(found, case)
     except NotApplicableError as error:
         found = certifier.declined((), str(error))
     except MemoryLimitError as error:
         found = certifier.not_attempted(str(error), work)
     return replace(found, work=work, seconds=time.perf_counter() - started)
+
+
+def _with_description(found: Certificate, case: Case) -> Certificate:
+    """What rests on the description of the network says so."""
+    if any(hypothesis.statement == case.described.statement for hypothesis in found.hypotheses):
+        return found
+    return replace(found, hypotheses=(*found.hypotheses, case.described))
 
 
 def _too_dear(work: Work, case: Case, purse: _Purse) -> str:

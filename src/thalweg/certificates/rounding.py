@@ -69,7 +69,7 @@ def norm_above(matrix: Float[Tensor, "..."]) -> float:
     if largest == 0:
         return 0.0
     scaled = matrix / largest  # squares neither overflow nor vanish unnoticed
-    return largest * math.sqrt(sum_above(scaled**2)) * (1 + 8 * UNIT)
+    return largest * math.sqrt(sum_above(scaled**2)) * (1 + 8 * UNIT) + TINY  # below TINY roundings are absolute
 
 
 def operator_norm_above(matrix: Float[Tensor, "n k"]) -> float:

@@ -12,12 +12,10 @@ from torch import Tensor
 from thalweg.certificates.case import Case
 from thalweg.certificates.claims import Hypothesis, State
 from thalweg.certificates.rounding import UNIT
-from thalweg.foundation import InvalidInputError, NotApplicableError, require_memory
-from thalweg.structure import DenseNetwork
+from thalweg.foundation import NotApplicableError
 
 __all__ = [
     "SquaredRows",
-    "agreement",
     "power_of_two",
     "scaled_below",
     "scaled_exactly",
@@ -123,34 +121,3 @@ def scaled_below(bound: float, exponent: int) -> float:
     except OverflowError:
         return math.inf
     return max(0.0, whole - 2.0**-1070)
-
-
-def agreement(case: Case, network: DenseNetwork | None = None) -> Hypothesis:
-    """The hypothesis that the network is what its description says, held against its outputs on all data here.
-
-    Args:
-        case: the problem.
-        network: the description as a multilayer perceptron, where it is one.
-    """
-    statement = "the network is as its description says"
-    try:
-        described = _described(case, network)
-    except InvalidInputError as error:  # all data take another way through it than the few samples it was traced with
-        return Hypothesis(statement, State.NOT_MET, note=str(error))
-    gap = math.inf
-    if described.shape == case.outputs.shape:
-        gap = float((described.to(case.outputs) - case.outputs).abs().max())
-    if not gap <= 1e-9 * (1 + float(case.outputs.abs().max())):
-        return Hypothesis(statement, State.NOT_MET, margin=gap, note=f"outputs on all data differ by {gap:.2g}")
-    return Hypothesis(statement, State.CHECKED, margin=gap, note="it gives the same outputs on all data here")
-
-
-def _described(case: Case, network: DenseNetwork | None) -> Float[Tensor, "N C"]:
-    """The outputs on all data, from the description."""
-    risk, structure = case.data_term(), case.structure()
-    if network is not None:
-        size = 16 * risk.n_samples * network.rows_per_sample * sum(network.widths)
-        require_memory(size, "a forward pass over all samples", "Use fewer samples.")
-        return network.outputs(case.theta, risk.inputs)
-    parts = [part[0] for part in structure.record_parts(case.theta, risk.inputs, structure.outputs[:1])]
-    return torch.cat([part.reshape(len(part), -1) for part in parts])

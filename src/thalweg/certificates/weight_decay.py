@@ -18,7 +18,7 @@ from thalweg.certificates.loss_forms import hard_labels
 from thalweg.certificates.near_collisions import row_norms
 from thalweg.certificates.registry import Certifier, register_certifier
 from thalweg.certificates.rounding import UNIT, gamma
-from thalweg.certificates.squared import agreement, squared_rows
+from thalweg.certificates.squared import squared_rows
 from thalweg.certificates.work import Work
 from thalweg.foundation import NotApplicableError
 from thalweg.objectives import L2
@@ -147,7 +147,7 @@ class WeightDecay(Certifier):
         hypotheses = [
             Hypothesis("weight decay acts on all parameters", State.PROVED, margin=strength, note="towards the origin"),
             Hypothesis("outputs are bounded by the norms of the layers", State.PROVED),
-            agreement(case, network),
+            case.described,
             case.others_not_negative,
             *rests,
         ]

@@ -29,7 +29,7 @@ from thalweg.certificates.intervals.prediction import predict
 from thalweg.certificates.registry import Certifier, register_certifier
 from thalweg.certificates.work import Work
 
-__all__ = ["IntervalNewton", "read_as_perceptron"]
+__all__ = ["IntervalNewton"]
 
 HESSIANS, GRADIENTS = 7, 6
 """What a proof takes, usually; a point that is no good takes fewer."""
@@ -75,7 +75,7 @@ class IntervalNewton(Certifier):
         with precision(self.bits):
             loss = IntervalLoss(case)
             start = [ball(x) for x in case.theta.tolist()]
-            hypotheses = [read_as_perceptron(loss)]
+            hypotheses = [case.described]
             try:
                 center, inverse = settle(loss, start, goes_on)
                 enclosed = enclose_zero(loss, center, inverse, goes_on)
@@ -195,15 +195,6 @@ def _if_singular(loss: IntervalLoss, start: Row) -> str:
     return (
         f" (the Hessian here is singular to rounding, with {count} of {loss.size} eigenvalues zero: a continuous "
         "symmetry, an unused parameter or a degenerate point; weight decay or fixed parameters would mend that)"
-    )
-
-
-def read_as_perceptron(loss: IntervalLoss) -> Hypothesis:
-    """The hypothesis under which intervals say something about the user's own module."""
-    return Hypothesis(
-        "the network computes what its description says",
-        State.CHECKED,
-        note=f"a multilayer perceptron ({', '.join(loss.activations) or 'linear'}), compared with the module",
     )
 
 

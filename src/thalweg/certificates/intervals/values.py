@@ -27,7 +27,6 @@ from thalweg.certificates.intervals.arithmetic import (
     upper,
 )
 from thalweg.certificates.intervals.network import IntervalLoss, check_enclosable
-from thalweg.certificates.intervals.newton import read_as_perceptron
 from thalweg.certificates.intervals.prediction import predict
 from thalweg.certificates.registry import Certifier, register_certifier
 from thalweg.certificates.rounding import UNIT
@@ -123,7 +122,7 @@ class IntervalGradient(Certifier):
         """Evaluate the gradient over cubes of growing size."""
         with precision(self.bits):
             loss = IntervalLoss(case)
-            hypotheses = [read_as_perceptron(loss)]
+            hypotheses = [case.described]
             try:
                 value, gradient = loss.value_and_gradient(_cube(case, 0.0))
                 radius = self._grow(loss, case) if self._exceeds_rounding(gradient, case) else None
