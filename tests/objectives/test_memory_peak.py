@@ -19,7 +19,9 @@ import gc, json, sys, threading, time
 import psutil, torch
 from torch import nn
 from thalweg.foundation import MemoryLimitError, memory_limit, plan_passes
+import thalweg.foundation.memory as memory
 from thalweg.objectives import EmpiricalRisk
+from thalweg.objectives.closed_form import closed_form
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
@@ -46,19 +48,25 @@ def convolutional():
     second = (nn.Conv2d(16, hidden, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     return nn.Sequential(*first, *second).eval()
 
-kind = task.removeprefix("kept ") if task.startswith("kept ") else "dense"
+def deep():
+    layers = [nn.Linear(8, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, outputs)]
+    return nn.Sequential(*layers)
+
+outputs = 12 if task == "closed form of many outputs" else 1
+kind = task.removeprefix("kept ") if task.startswith("kept ") else "deep" if "closed" in task else "dense"
 model, inputs = {
     "dense": lambda: (nn.Sequential(nn.Linear(2, hidden), nn.Tanh(), nn.Linear(hidden, 1)), (2,)),
+    "deep": lambda: (deep(), (8,)),
     "convolution": lambda: (convolutional(), (3, 16, 16)),
     "attention": lambda: (Attention(), (20, hidden)),
     "recurrence": lambda: (Recurrent(), (20, 8)),
 }[kind]()
-targets = torch.randn(samples, 1 if kind == "dense" else hidden)
+targets = torch.randn(samples, {"dense": 1, "deep": outputs}.get(kind, hidden))
 risk = EmpiricalRisk(model, nn.MSELoss(), torch.randn(samples, *inputs), targets)
 theta, cost, process = risk.initial, risk.cost, psutil.Process()
 few = risk.subset(range(64))
 few.hessian_operator(theta, keep=kind != "dense") @ theta  # what libraries set up once
-if kind == "dense":
+if kind in ("dense", "deep"):
     few.hessian(theta), few.hessian_product(theta, theta), few.sample_gradients(theta)
 seeds = theta.repeat(12, 1)
 LIMIT = 300 * 2**20
@@ -80,7 +88,18 @@ def within(work):
     return limited
 
 one = cost.bytes_fixed + cost.samples * cost.bytes_per_sample
+if task in ("gradient", "closed form", "closed form of many outputs"):
+    memory.WORKING_SET = 2**40  # in one pass
+if kind == "deep":
+    closed = closed_form(risk).hessian_cost
+    at_once = closed.bytes_fixed + samples * closed.bytes_per_sample
+else:
+    at_once = 0
 TASKS = {
+    "closed form": (lambda: risk.hessian(theta), at_once),
+    "closed form of many outputs": (lambda: risk.hessian(theta), at_once),
+    "closed in parts": (within(lambda: risk.hessian(theta)), at_once),
+    "closed for seeds": (within(lambda: risk.hessian(seeds)), 12 * at_once),
     "gradient": (lambda: risk.gradient(theta), one),
     **dict.fromkeys(
         ("kept", "kept convolution", "kept attention", "kept recurrence"),
@@ -162,12 +181,30 @@ def test_a_kept_graph_never_takes_more_than_predicted(task: str, samples: int, h
 @pytest.mark.parametrize(
     ("task", "samples", "hidden"),
     [
+        ("closed form", 3000, 40),
+        pytest.param("closed form", 20000, 20, marks=soak),
+        ("closed form of many outputs", 1000, 40),
+        pytest.param("closed form of many outputs", 20000, 10, marks=soak),
+    ],
+)
+def test_a_hessian_in_one_pass_takes_no_more_than_predicted(task: str, samples: int, hidden: int) -> None:
+    found = measured(task, samples, hidden)
+    assert found["uncut"] > 3 * BUFFERS
+    assert found["taken"] <= found["uncut"]
+    assert found["taken"] >= found["uncut"] / 3
+
+
+@pytest.mark.parametrize(
+    ("task", "samples", "hidden"),
+    [
         pytest.param("seeds", 20000, 256, marks=soak),
         pytest.param("products", 20000, 256, marks=soak),
         pytest.param("columns", 2000, 100, marks=soak),
         ("seeds and columns", 1000, 100),
         pytest.param("gauss-newton", 60000, 200, marks=soak),
         pytest.param("outputs", 20000, 256, marks=soak),
+        pytest.param("closed in parts", 20000, 30, marks=soak),
+        ("closed for seeds", 3000, 30),
     ],
 )
 def test_what_would_not_fit_at_once_is_cut_to_fit(task: str, samples: int, hidden: int) -> None:

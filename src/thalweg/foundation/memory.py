@@ -2,7 +2,7 @@
 
 Every room asks here before it allocates anything whose size grows with the number of parameters, samples,
 seeds or columns. There is one limit (`memory_limit`) for what may be held at once, and one smaller target for the
-working set of a single pass, because larger passes than that gain no speed.
+working set of a single pass, because larger passes than that are slower.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ from thalweg.foundation.errors import InvalidInputError, MemoryLimitError
 
 __all__ = ["Cost", "Passes", "available_memory", "current_limit", "memory_limit", "plan_passes", "require_memory"]
 
-WORKING_SET = 384 * 2**20
-"""Bytes aimed at for one pass; beyond a few hundred MiB a larger pass is not faster."""
+WORKING_SET = 64 * 2**20
+"""Bytes aimed at for one pass.
+
+With 384 MiB gradients and Hessians of small networks took up to three times as long: what is larger than a cache, and
+fetched from the system and given back at each operation, is slow to touch.
+"""
 
 GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 """Where Linux shows the limits of control groups, and which group a process is in."""

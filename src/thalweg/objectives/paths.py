@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from thalweg.foundation import NotApplicableError
 
@@ -165,7 +166,15 @@ def kept_hessian_product(
         leaf = theta.detach().requires_grad_()
         _, slopes = gradients(f, leaf.unsqueeze(0), path, differentiable=True)
         slope = slopes[0]
-    return lambda vector: _backward_again(slope, leaf, vector)
+    if not slope.requires_grad:
+        return torch.zeros_like
+    edge = get_gradient_edge(slope)  # the numbers of the gradient themselves need not be held, once for each chunk
+
+    def product(vector: Tensor) -> Tensor:
+        with quiet():
+            return torch.autograd.grad(edge, leaf, vector, retain_graph=True, materialize_grads=True)[0]
+
+    return product
 
 
 AGREEMENT = {torch.float64: 1e-6, torch.float32: 1e-2}

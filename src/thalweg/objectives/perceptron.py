@@ -17,7 +17,8 @@ rest.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -27,12 +28,13 @@ from thalweg.foundation import Cost
 from thalweg.objectives.layer_algebra import Bend, Layer, Passed, add_crossed, gradient_of, summed
 from thalweg.structure import DenseNetwork
 
-__all__ = ["OutputLoss", "Perceptron"]
+__all__ = ["OutputLoss", "Part", "Perceptron"]
 
 SPREADING = 8
 """What it costs to write and read a number of an outer product, in multiplications."""
 
 
+@runtime_checkable
 class OutputLoss(Protocol):
     """A sum over n samples of losses of their outputs ``(S, n, C)``, for S parameter vectors."""
 
@@ -44,6 +46,10 @@ class OutputLoss(Protocol):
 
     def blocks(self, outputs: Tensor) -> Tensor:
         """Hessian in the outputs of each sample, ``(S, n, C, C)``."""
+
+
+Part: TypeAlias = tuple[Float[Tensor, "n d"], OutputLoss]
+"""What enters the network for some of the samples, and the loss over these."""
 
 
 class Perceptron:
@@ -83,13 +89,22 @@ class Perceptron:
     # -- what a sample holds in memory ---------------------------------------------------------------------------------
 
     def hessian_cost(self, samples: int) -> Cost:
-        """Of the largest block or the Jacobian, with the passes; fixed are the matrix and its copies."""
-        pairs = self._pairs
-        largest = max(k.rows * m.rows * min(k.columns, m.columns) for k, m in pairs)
-        crossed = max((k.columns * m.rows * m.columns for k, m in pairs if k is not m), default=0)
+        """Of the largest outer product and the Jacobian, with the passes; fixed are the matrix and its copies."""
+        curved = [facts.name != "identity" for facts in self.activations]
+        whole = [True] * len(self.layers)  # whether M_k is more than a diagonal, or nothing
+        whole[-1] = not self._by_outputs
+        for k in reversed(range(len(self.layers) - 1)):
+            whole[k] = whole[k + 1] or curved[k + 1]
+        products = [0]
+        for k, layer in enumerate(self.layers):
+            products.append(layer.rows * layer.columns * (layer.rows if whole[k] else 1))
+            for m, other in enumerate(self.layers[:k]):
+                if whole[k] or curved[k]:
+                    products.append(layer.rows * other.rows * min(layer.columns, other.columns))
+                products.append(other.rows * other.columns * (layer.columns if m < k - 1 else 1))
         jacobian = self.layers[-1].rows * len(self._places) if self._by_outputs else 0
-        squares = sum(k.rows * m.rows for k, m in pairs)
-        numbers = 2 * max(largest, crossed) + 3 * jacobian + 4 * squares + 12 * self._numbers
+        squares = sum(k.rows * m.rows for k, m in self._pairs)
+        numbers = max(*products, 3 * jacobian) + 4 * squares + 8 * self._numbers
         return Cost(samples, 8 * numbers, 8 * 5 * len(self._places) ** 2)
 
     def jacobian_cost(self, samples: int) -> Cost:
@@ -112,28 +127,35 @@ class Perceptron:
         return self._forward(self._local(rows), x).outputs
 
     def hessians(
-        self, rows: Float[Tensor, "S P"], x: Float[Tensor, "n d"], loss: OutputLoss
+        self, rows: Float[Tensor, "S P"], parts: Iterable[Part]
     ) -> tuple[Float[Tensor, " S"], Float[Tensor, "S P"], Float[Tensor, "S P P"]]:
-        """Value, gradient and Hessian, from one pass."""
+        """Value, gradient and Hessian over all parts of the data, from one pass over each."""
         local = self._local(rows)
-        passed = self._forward(local, x)
-        slopes, blocks = loss.slopes(passed.outputs), loss.blocks(passed.outputs)
-        signals = self._signals(local, passed, slopes)
-        whole = self._of_outputs(local, passed, blocks)
-        bends = self._bends(local, passed, None if self._by_outputs else blocks, slopes, signals)
-        self._add_blocks(whole, local, passed, bends, signals)
-        return loss.value(passed.outputs), self._gathered(gradient_of(passed, signals)), self._square(whole)
+        value, gradient, whole = local.new_zeros(len(local)), torch.zeros_like(local), self._blank(local)
+        for x, loss in parts:
+            passed = self._forward(local, x)
+            slopes, blocks = loss.slopes(passed.outputs), loss.blocks(passed.outputs)
+            signals = self._signals(local, passed, slopes)
+            value += loss.value(passed.outputs)
+            gradient += gradient_of(passed, signals)
+            self._add_of_outputs(whole, local, passed, blocks)
+            bends = self._bends(local, passed, None if self._by_outputs else blocks, slopes, signals)
+            self._add_blocks(whole, local, passed, bends, signals)
+        self._mirror(whole)
+        return value, self._gathered(gradient), self._square(whole)
 
-    def gauss_newton(
-        self, rows: Float[Tensor, "S P"], x: Float[Tensor, "n d"], loss: OutputLoss
-    ) -> Float[Tensor, "S P P"]:
-        """``J^T B J``."""
+    def gauss_newton(self, rows: Float[Tensor, "S P"], parts: Iterable[Part]) -> Float[Tensor, "S P P"]:
+        """``J^T B J``, summed over all parts of the data."""
         local = self._local(rows)
-        passed = self._forward(local, x)
-        blocks = loss.blocks(passed.outputs)
-        whole = self._of_outputs(local, passed, blocks)
-        if not self._by_outputs:
-            self._add_blocks(whole, local, passed, self._bends(local, passed, blocks, None, None), None)
+        whole = self._blank(local)
+        for x, loss in parts:
+            passed = self._forward(local, x)
+            blocks = loss.blocks(passed.outputs)
+            if self._by_outputs:
+                self._add_of_outputs(whole, local, passed, blocks)
+            else:
+                self._add_blocks(whole, local, passed, self._bends(local, passed, blocks, None, None), None)
+        self._mirror(whole)
         return self._square(whole)
 
     def jacobians(
@@ -160,6 +182,10 @@ class Perceptron:
             return local.index_select(-1, self._order)
         found = local.new_zeros(*local.shape[:-1], self.size)
         return found.index_add_(-1, self._places[self._free], local[..., self._free])
+
+    def _blank(self, local: Tensor) -> Tensor:
+        """Room for a matrix over the parameters of all layers, ``(S, L, L)``."""
+        return local.new_zeros(*local.shape, local.shape[1])
 
     def _square(self, whole: Tensor) -> Tensor:
         """The same along both dimensions of a symmetric matrix, made exactly symmetric."""
@@ -213,12 +239,11 @@ class Perceptron:
 
     # -- second derivatives --------------------------------------------------------------------------------------------
 
-    def _of_outputs(self, local: Tensor, passed: Passed, blocks: Tensor) -> Tensor:
-        """``J^T B J`` where it is cheaper this way, else zeros, ``(S, L, L)``."""
-        if not self._by_outputs:
-            return local.new_zeros(len(local), len(self._places), len(self._places))
-        jacobian = self._jacobian(local, passed)
-        return jacobian.flatten(1, 2).mT @ (blocks @ jacobian).flatten(1, 2)
+    def _add_of_outputs(self, whole: Tensor, local: Tensor, passed: Passed, blocks: Tensor) -> None:
+        """Add ``J^T B J``, where it is cheaper this way."""
+        if self._by_outputs:
+            jacobian = self._jacobian(local, passed)
+            whole.baddbmm_(jacobian.flatten(1, 2).mT, (blocks @ jacobian).flatten(1, 2))
 
     def _bends(
         self,
@@ -248,7 +273,7 @@ class Perceptron:
     def _add_blocks(
         self, whole: Tensor, local: Tensor, passed: Passed, bends: list[Bend], signals: list[Tensor] | None
     ) -> None:
-        """Add all blocks to a matrix; those above the diagonal are the transposes of those below."""
+        """Add all blocks to a matrix, but those above the diagonal: they are the transposes of those below."""
         for k, layer in enumerate(self.layers):
             own, bend = passed.entering[k], bends[k]
             block = layer.block(whole, layer)
@@ -269,6 +294,11 @@ class Perceptron:
                     block.add_(summed(bend.times(steps), own, passed.entering[m]))
                 if signals is not None:
                     add_crossed(block[:, :, : layer.columns - layer.biased], signals[k], moves, passed.entering[m])
+
+    def _mirror(self, whole: Tensor) -> None:
+        """Fill in the blocks above the diagonal."""
+        for layer, other in self._pairs:
+            if layer is not other:
                 whole[:, other.place, layer.place] = whole[:, layer.place, other.place].mT
 
     def _moves(self, local: Tensor, passed: Passed, k: int, m: int, before: Tensor | None) -> Tensor:

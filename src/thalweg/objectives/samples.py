@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 from torch.utils import _pytree as pytree
 
 from thalweg.foundation import NotApplicableError
@@ -137,13 +138,16 @@ def keep_outputs(
         signal = torch.zeros_like(outputs, requires_grad=True)
         (pulled,) = torch.autograd.grad(outputs, leaf, signal, create_graph=True, materialize_grads=True)
 
+    # one number a parameter need not be held for each chunk: its place in the graph is enough
+    edge = get_gradient_edge(pulled) if pulled.requires_grad else None
+
     def backward(weights: Tensor) -> Tensor:
         return torch.autograd.grad(outputs, leaf, weights, retain_graph=True, materialize_grads=True)[0]
 
     def forwards(vector: Tensor) -> Tensor:
-        if not pulled.requires_grad:
+        if edge is None:
             return torch.zeros_like(outputs)
-        return torch.autograd.grad(pulled, signal, vector, retain_graph=True, materialize_grads=True)[0]
+        return torch.autograd.grad(edge, signal, vector, retain_graph=True, materialize_grads=True)[0]
 
     return outputs.detach(), backward, forwards
 
