@@ -149,3 +149,21 @@ def test_without_second_derivatives_it_is_declined() -> None:
     (found,) = certify(First(), torch.ones(2).double(), ["negative curvature"])
     assert found.outcome is Outcome.NOT_APPLICABLE
     assert "second derivatives" in found.reason
+
+
+def test_a_hessian_that_is_at_hand_is_used_at_any_size() -> None:
+    """Beyond `DENSE` parameters the direction is iterated for, unless the matrix is known."""
+    spectrum = torch.linspace(1.0, 2.0, DENSE + 20, dtype=torch.float64)
+    spectrum[7] = -1e-9
+    quadratic = Quadratic(spectrum.tolist())
+    theta = torch.zeros(len(spectrum)).double()
+    (iterated,) = certify(quadratic, theta, ["negative curvature"])
+    assert "dense Hessian" not in f"{iterated.reason} {iterated.evidence}"
+    hessian = quadratic.hessian(theta)
+    (found,) = certify(quadratic, theta, ["negative curvature"], hessian=hessian)
+    assert found.established
+    assert found.evidence["found"] == "from the dense Hessian"
+    assert float(found.evidence["curvature"]) == pytest.approx(-1e-9, rel=1e-3)
+    direction = found.evidence["direction"]
+    assert isinstance(direction, Tensor)
+    assert float(direction @ hessian @ direction) < 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -22,6 +23,13 @@ from thalweg.structure import DenseNetwork, NetworkStructure
 from thalweg.tangent import hessian_error
 
 __all__ = ["Case"]
+
+
+@dataclass
+class _Ground:
+    """What a claim in the making rests on so far."""
+
+    described: bool = False
 
 
 class Case:
@@ -67,11 +75,29 @@ class Case:
         self.seed = seed
         self.control = control or RunControl(None, None)
         self._hessian = hessian
-        self.rests_on_description = False
+        self._ground = _Ground()
 
     def at(self, theta: Float[Tensor, " P"]) -> Case:
-        """The same problem at another point."""
-        return Case(self.objective, theta, seed=self.seed, control=self.control)
+        """The same problem at another point; what is found there is part of the same claim."""
+        return self._beside(self.objective, theta)
+
+    def of(self, objective: Objective) -> Case:
+        """Another objective, such as the data term alone, at the same point and for the same claim."""
+        return self._beside(objective, self.theta)
+
+    def _beside(self, objective: Objective, theta: Tensor) -> Case:
+        found = Case(objective, theta, seed=self.seed, control=self.control)
+        found._ground = self._ground
+        return found
+
+    @property
+    def rests_on_description(self) -> bool:
+        """Whether something was asked for, since `begin`, that is known from the network's description alone."""
+        return self._ground.described
+
+    def begin(self) -> None:
+        """Begin another claim, which rests on nothing yet."""
+        self._ground.described = False
 
     # -- what the loss consists of -------------------------------------------------------------------------------------
 
@@ -160,7 +186,7 @@ class Case:
     @property
     def value(self) -> Figure:
         """The loss; with a proved error for multilayer perceptrons under the usual losses, else an estimated one."""
-        self.rests_on_description |= self._value.level is Level.RIGOROUS
+        self._ground.described |= self._value.level is Level.RIGOROUS
         return self._value
 
     @cached_property
@@ -204,7 +230,7 @@ class Case:
                 weight decay; and where an argument may lie on a corner.
         """
         found = self._bounded_gradient
-        self.rests_on_description = True
+        self._ground.described = True
         return found
 
     @cached_property
@@ -233,7 +259,7 @@ class Case:
             raise NotApplicableError(f"it needs the structure of the network: {report.reason}")
         if not self.described.met:
             raise NotApplicableError(f"it needs that {self.described.statement} ({self.described.note})")
-        self.rests_on_description = True
+        self._ground.described = True
         return report.structure
 
     @cached_property
@@ -277,7 +303,7 @@ class Case:
             NotApplicableError: for other than multilayer perceptrons of registered activations.
         """
         found = self._bounded_outputs
-        self.rests_on_description = True
+        self._ground.described = True
         return found
 
     @cached_property
@@ -316,7 +342,7 @@ class Case:
             MemoryLimitError: where it would not fit.
         """
         found = self._bounded_jacobian
-        self.rests_on_description |= found.level is Level.RIGOROUS
+        self._ground.described |= found.level is Level.RIGOROUS
         return found
 
     @cached_property

@@ -74,7 +74,7 @@ class FibreSearch(Certifier):
                 "many outputs are rarely found at random"
             )
         rounds = len(RADII) * DRAWS
-        flops = 30.0 * rounds * STEPS * rows * min(rows, size) * size / max(1, min(rows, size)) * min(rows, size)
+        flops = 30.0 * rounds * STEPS * rows**2 * size
         return Work(gradients=rounds * (STEPS * risk.n_outputs + 70), flops=flops, bytes=5 * 8 * rows * size)
 
     def prove(self, case: Case, earlier: Sequence[Certificate]) -> Certificate:

@@ -23,7 +23,7 @@ __all__ = [
     "data_gradient",
     "homogeneous_layers",
     "incoming_and_outgoing",
-    "last_features",
+    "last_layer_sums",
     "linear_last",
 ]
 
@@ -32,12 +32,35 @@ SAFETY = 8.0
 
 
 class _Sides(NamedTuple):
-    """Two vectors that must be equal, the error each entry may have, and the size of the terms that make them up."""
+    """Two vectors that must be equal.
+
+    Attributes:
+        left: one of them.
+        right: the other.
+        error: what the entries may be off by, for what went into them was rounded.
+        size: sums of the absolute values of the terms that make the entries up.
+        terms: how many these are.
+    """
 
     left: Tensor
     right: Tensor
     error: Tensor
     size: Tensor
+    terms: int
+
+
+class LastSums(NamedTuple):
+    """What the outputs' gradient makes of a kind of parameters of a linear last layer.
+
+    Attributes:
+        coordinates: of the parameters, -1 where frozen.
+        sums: ``sum_i g_i f_i``, of that shape.
+        sizes: the same of absolute values.
+    """
+
+    coordinates: Tensor
+    sums: Tensor
+    sizes: Tensor
 
 
 @dataclass(frozen=True)
@@ -100,16 +123,11 @@ class LastLayerGradient(Certifier):
         network = case.dense(computed_inputs=True)
         last = linear_last(network)
         gradient, error = data_gradient(case)
-        features = last_features(case, network)
-        signals = case.output_gradient.reshape(-1, last.out_features)
-        sides = [
-            _entries(last.weight_coordinates, signals.T @ features, signals.abs().T @ features.abs(), gradient, error)
-        ]
-        if last.bias_coordinates is not None:
-            sides.append(_entries(last.bias_coordinates, signals.sum(0), signals.abs().sum(0), gradient, error))
+        signals, parts = last_layer_sums(case, network)
+        sides = [_entries(part, len(signals), gradient, error) for part in parts]
         if not any(len(side.left) for side in sides):
             raise NotApplicableError("it needs a last layer that is not frozen")
-        sides.append(_euler(case, last, signals, gradient, error))
+        sides.append(_euler(case, parts, signals, gradient, error))
         statement = Hypothesis("the last layer is linear", State.PROVED, note=f"{last.name!r}")
         return _verdict(self, [side for side in sides if len(side.left)], [statement],
                         "the gradient of the last layer is that of the outputs times the last features")  # fmt: skip
@@ -117,7 +135,7 @@ class LastLayerGradient(Certifier):
 
 def data_gradient(case: Case) -> tuple[Tensor, Tensor]:
     """Gradient of the data term alone as automatic differentiation computes it, and its error, ``(P,)`` each."""
-    data = case if case.bare else Case(case.data_term(), case.theta, seed=case.seed, control=case.control)
+    data = case if case.bare else case.of(case.data_term())
     return data.gradient, data.gradient_error
 
 
@@ -135,12 +153,16 @@ def linear_last(network: DenseNetwork) -> DenseLayer:
     return last
 
 
-def last_features(case: Case, network: DenseNetwork) -> Tensor:
-    """What the last layer reads, ``(M, d)``."""
-    inputs = case.data_term().inputs
-    if len(network.layers) == 1:
-        return network.features(inputs)
-    return network.activations(case.theta, inputs)[-2]
+def last_layer_sums(case: Case, network: DenseNetwork) -> tuple[Tensor, list[LastSums]]:
+    """The gradient in the outputs ``(M, C)``, and what it makes of the last layer's weights and of its biases."""
+    last, inputs = network.layers[-1], case.data_term().inputs
+    one = len(network.layers) == 1
+    features = network.features(inputs) if one else network.activations(case.theta, inputs)[-2]
+    signals = case.output_gradient.reshape(-1, last.out_features)
+    found = [LastSums(last.weight_coordinates, signals.T @ features, signals.abs().T @ features.abs())]
+    if last.bias_coordinates is not None:
+        found.append(LastSums(last.bias_coordinates, signals.sum(0), signals.abs().sum(0)))
+    return signals, found
 
 
 def homogeneous_layers(network: DenseNetwork) -> list[tuple[int, float]]:
@@ -181,33 +203,33 @@ def _of_units(
     size = size + degree * (theta[outgoing] * gradient[outgoing]).abs().sum(1)
     allowed = (theta[incoming].abs() * error[incoming]).sum(1)
     allowed = allowed + degree * (theta[outgoing].abs() * error[outgoing]).sum(1)
-    return _Sides(left, right, allowed, size)
+    return _Sides(left, right, allowed, size, incoming.shape[1] + outgoing.shape[1])
 
 
-def _entries(coordinates: Tensor, entries: Tensor, size: Tensor, gradient: Tensor, error: Tensor) -> _Sides:
-    free = coordinates >= 0
-    index = coordinates[free]
-    return _Sides(gradient[index], entries[free], error[index], size[free])
+def _entries(part: LastSums, rows: int, gradient: Tensor, error: Tensor) -> _Sides:
+    free = part.coordinates >= 0
+    index = part.coordinates[free]
+    return _Sides(gradient[index], part.sums[free], error[index], part.sizes[free], rows)
 
 
-def _euler(case: Case, last: DenseLayer, signals: Tensor, gradient: Tensor, error: Tensor) -> _Sides:
+def _euler(case: Case, parts: list[LastSums], signals: Tensor, gradient: Tensor, error: Tensor) -> _Sides:
     """``<W, grad W> + <b, grad b> = sum g.f``; nothing where some entry is frozen."""
-    tables = [last.weight_coordinates, *([] if last.bias_coordinates is None else [last.bias_coordinates])]
-    index = torch.cat([table.reshape(-1) for table in tables])
+    index = torch.cat([part.coordinates.reshape(-1) for part in parts])
     none = gradient[:0]
     if bool((index < 0).any()):
-        return _Sides(none, none, none, none)
+        return _Sides(none, none, none, none, 0)
     theta, terms = case.theta[index], signals * case.outputs.reshape(signals.shape)
     size = (theta * gradient[index]).abs().sum() + terms.abs().sum()
     left, allowed = (theta * gradient[index]).sum(), (theta.abs() * error[index]).sum()
-    return _Sides(left.reshape(1), terms.sum().reshape(1), allowed.reshape(1), size.reshape(1))
+    return _Sides(
+        left.reshape(1), terms.sum().reshape(1), allowed.reshape(1), size.reshape(1), len(index) + terms.numel()
+    )
 
 
 def _verdict(certifier: Certifier, sides: list[_Sides], hypotheses: list[Hypothesis], claim: str) -> Certificate:
-    left, right, error, size = (torch.cat(parts) for parts in zip(*sides, strict=True))
+    left, right, error, size = (torch.cat(parts) for parts in list(zip(*sides, strict=True))[:4])
     gap = (left - right).abs()
-    terms = 64 + int(len(left) ** 0.5)
-    own = gamma(terms) * size + terms * TINY
+    own = torch.cat([gamma(side.terms + 4) * side.size + (side.terms + 4) * TINY for side in sides])
     allowed = SAFETY * (error + own)
     worst = int((gap - allowed).argmax())
     relative = float((gap / size.clamp_min(1e-300)).max())

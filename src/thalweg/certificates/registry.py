@@ -247,7 +247,7 @@ def _ask(certifier: Certifier, case: Case, earlier: Sequence[Certificate], purse
             return certifier.not_attempted(why)
         work = certifier.work(case)
         too_dear = _too_dear(work, case, purse)
-        case.rests_on_description = False
+        case.begin()
         found = certifier.not_attempted(too_dear, work) if too_dear else certifier.prove(case, earlier)
         if found.established and case.rests_on_description:
             found = _with_description(found, case)

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 
 from thalweg.certificates.case import Case
 from thalweg.certificates.claims import Certificate, ClaimKind, Hypothesis, Level, Scope, State
-from thalweg.certificates.identities import homogeneous_layers, incoming_and_outgoing, last_features, linear_last
+from thalweg.certificates.identities import homogeneous_layers, incoming_and_outgoing, last_layer_sums, linear_last
 from thalweg.certificates.registry import Certifier, register_certifier
 from thalweg.certificates.rounding import gamma
 from thalweg.certificates.work import Work
 from thalweg.foundation import InvalidInputError, NotApplicableError
 from thalweg.objectives import L2, EmpiricalRisk
-from thalweg.structure import DenseLayer
 
 __all__ = ["BalancedUnits", "CalibratedOutputs"]
 
@@ -58,26 +57,21 @@ class CalibratedOutputs(Certifier):
             raise NotApplicableError("it needs a loss without other terms, which pull at the last layer as well")
         if bool((last.weight_coordinates < 0).any()):
             raise NotApplicableError("it needs a last layer that is not frozen")
-        features = last_features(case, network)
-        signals = case.output_gradient.reshape(-1, last.out_features)
-        columns = [(signals.T @ features, signals.abs().T @ features.abs())]
-        with_bias = last.bias_coordinates is not None and bool((last.bias_coordinates >= 0).all())
-        if with_bias:
-            columns.append((signals.sum(0), signals.abs().sum(0)))
-        sums, sizes = (torch.cat([part.reshape(-1) for part in parts]) for parts in zip(*columns, strict=True))
+        signals, parts = last_layer_sums(case, network)
+        parts = [parts[0], *(part for part in parts[1:] if bool((part.coordinates >= 0).all()))]
+        coordinates, sums, sizes = (
+            torch.cat([table.reshape(-1) for table in tables]) for tables in zip(*parts, strict=True)
+        )
         margin = _largest_part(sums, sizes)
         still = _stationary("the last layer is stationary", margin, self.tolerance)
         if not still.met:
             return self.declined([still])
         # the sums are the gradient of the last layer, whose error holds that of the forward pass as well
-        coordinates = last.weight_coordinates.reshape(-1)
-        if with_bias and last.bias_coordinates is not None:
-            coordinates = torch.cat([coordinates, last.bias_coordinates])
         own = gamma(len(signals) + 16) * float(sizes.max())
         rounding = own + float(case.gradient_error[coordinates].max())
         euler = float((signals * case.outputs.reshape(signals.shape)).sum())
         return self.claimed(
-            _sentence(case.data_term(), last, with_bias, float(sums.abs().max())),
+            _sentence(case.data_term(), len(parts) > 1, float(sums.abs().max())),
             level=Level.NUMERIC,
             bound=float(sums.abs().max()) + rounding,
             rounding=rounding,
@@ -181,7 +175,7 @@ def _strength(case: Case) -> Tensor:
     return total
 
 
-def _sentence(risk: EmpiricalRisk, last: DenseLayer, with_bias: bool, largest: float) -> str:
+def _sentence(risk: EmpiricalRisk, with_bias: bool, largest: float) -> str:
     """What the vanishing sums mean under the loss at hand."""
     text = f"the last layer is stationary: the outputs' gradient is orthogonal to its features, to {largest:.2g}"
     if not with_bias:

@@ -135,7 +135,7 @@ class DisjointSubsets(Certifier):
         assert alone.factors is not None
         place = int(weights.argmax())
         ratio = float(weights[place]) / float(alone.factors[place])  # means are taken over the part alone
-        inner = Case(alone, case.theta, seed=case.seed, control=case.control)
+        inner = case.of(alone)
         best = max((c for c in (_asked(one, inner) for one in self._certifiers()) if c), key=_bound, default=None)
         if best is not None:
             value = _bound(best) * ratio

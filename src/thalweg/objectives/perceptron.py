@@ -17,7 +17,7 @@ rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -127,7 +127,7 @@ class Perceptron:
         return self._forward(self._local(rows), x).outputs
 
     def hessians(
-        self, rows: Float[Tensor, "S P"], parts: Iterable[Part]
+        self, rows: Float[Tensor, "S P"], parts: Iterator[Part]
     ) -> tuple[Float[Tensor, " S"], Float[Tensor, "S P"], Float[Tensor, "S P P"]]:
         """Value, gradient and Hessian over all parts of the data, from one pass over each."""
         local = self._local(rows)
@@ -144,7 +144,7 @@ class Perceptron:
         self._mirror(whole)
         return value, self._gathered(gradient), self._square(whole)
 
-    def gauss_newton(self, rows: Float[Tensor, "S P"], parts: Iterable[Part]) -> Float[Tensor, "S P P"]:
+    def gauss_newton(self, rows: Float[Tensor, "S P"], parts: Iterator[Part]) -> Float[Tensor, "S P P"]:
         """``J^T B J``, summed over all parts of the data."""
         local = self._local(rows)
         whole = self._blank(local)
