@@ -84,6 +84,19 @@ def test_a_wrong_gradient_violates_the_identity() -> None:
         assert "the identity is violated" in found.reason
 
 
+def test_errors_that_cancel_in_the_sum_are_seen_entry_by_entry() -> None:
+    risk, theta = perceptron(nn.Tanh())
+    case, right = Case(risk, theta), Case(risk, theta)
+    wrong, last = right.gradient.clone(), risk.space.slice("4.weight")
+    off = 1e-6 * float(wrong[last].abs().max())
+    wrong[last.start] += off / theta[last.start]
+    wrong[last.start + 1] -= off / theta[last.start + 1]  # <W, grad W> stays
+    case.__dict__.update(_timed=(Evaluation(risk.value(theta), wrong), 1e-3), gradient_error=right.gradient_error)
+    found = LastLayerGradient().prove(case, ())
+    assert found.outcome is Outcome.UNDECIDED
+    assert "the identity is violated" in found.reason
+
+
 @pytest.mark.parametrize("activation", [nn.Tanh(), nn.ReLU(), nn.GELU()])
 def test_the_last_layer_agrees_with_the_outputs(activation: nn.Module) -> None:
     risk, theta = perceptron(activation)

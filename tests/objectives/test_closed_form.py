@@ -179,7 +179,11 @@ def test_batches_and_chunks_are_single_points_and_the_whole() -> None:
         assert agrees(risk.hessian(thetas[0, 0]), whole[0, 0], 1e-13)
         assert agrees(risk.gauss_newton(thetas[0, 0]), risk.gauss_newton(thetas)[0, 0], 1e-13)
     limited = tw.EmpiricalRisk(model, nn.MSELoss(), draw(500, 3), draw(500, 2, seed=1), batch_size=7)
-    assert agrees(limited.hessian(thetas[0, 0]), whole[0, 0], 1e-13)
+    found, theta = limited.evaluate(thetas, 2), thetas[0, 0]
+    assert agrees(found.hessian, whole, 1e-13)
+    assert agrees(found.gradient, risk.gradient(thetas), 1e-13)
+    assert agrees(found.value, risk.value(thetas), 1e-13)
+    assert agrees(limited.gauss_newton(theta), risk.gauss_newton(theta), 1e-13)
 
 
 def test_a_loss_is_right_for_every_number_of_samples() -> None:
