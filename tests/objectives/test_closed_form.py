@@ -17,6 +17,7 @@ import thalweg as tw
 from thalweg.foundation import InvalidInputError, memory_limit
 from thalweg.objectives import explain_network
 from thalweg.objectives.closed_form import closed_form
+from thalweg.objectives.risk import SMALL
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -46,6 +47,19 @@ def plain(model: nn.Module, loss: Callable[..., Tensor], x: Tensor, y: Any, thet
 
     gradient = torch.autograd.functional.jacobian(value, theta)
     return gradient, torch.autograd.functional.hessian(value, theta)
+
+
+def holds_at_every_order(
+    risk: tw.EmpiricalRisk, model: nn.Module, loss: Callable[..., Tensor], y: Any, theta: Tensor
+) -> None:
+    """Value, gradient and Hessian of a risk are those of torch alone, however many are asked for."""
+    gradient, hessian = plain(model, loss, risk.inputs, y, theta)
+    value = loss(torch.func.functional_call(model, risk.space.unflatten(theta), (risk.inputs,)), y)
+    for order in (0, 1, 2):
+        found = risk.evaluate(theta, order)
+        assert float(found.value) == pytest.approx(float(value), rel=1e-13)
+        assert found.gradient is None or agrees(found.gradient, gradient)
+        assert found.hessian is None or agrees(found.hessian, hessian)
 
 
 def agrees(found: Tensor, expected: Tensor, tolerance: float = 1e-11) -> bool:
@@ -86,10 +100,7 @@ def test_every_activation_depth_and_bias(activation: nn.Module, depth: int, bias
     risk = tw.EmpiricalRisk(model, nn.MSELoss(), x, y)
     assert closed_form(risk) is not None
     theta = risk.initial + 0.3 * draw(risk.space.size, seed=2)
-    found = risk.evaluate(theta, 2)
-    gradient, hessian = plain(model, nn.MSELoss(), x, y, theta)
-    assert agrees(found.gradient, gradient)
-    assert agrees(found.hessian, hessian)
+    holds_at_every_order(risk, model, nn.MSELoss(), y, theta)
     other = tw.EmpiricalRisk(model, nn.MSELoss(), x, y, derivatives="autograd")
     assert agrees(risk.jacobian(theta), other.jacobian(theta))
 
@@ -116,11 +127,7 @@ def test_every_loss(name: str, last: nn.Module | None) -> None:
     risk = tw.EmpiricalRisk(model, loss, draw(8, 2), y)
     assert closed_form(risk) is not None
     theta = 2 * draw(risk.space.size, seed=7)
-    found = risk.evaluate(theta, 2)
-    gradient, hessian = plain(model, loss, draw(8, 2), y, theta)
-    assert float(found.value) == pytest.approx(float(risk.value(theta)), rel=1e-13)
-    assert agrees(found.gradient, gradient)
-    assert agrees(found.hessian, hessian)
+    holds_at_every_order(risk, model, loss, y, theta)
     other = tw.EmpiricalRisk(model, loss, draw(8, 2), y, derivatives="autograd")
     assert agrees(risk.gauss_newton(theta), other.gauss_newton(theta))
 
@@ -164,6 +171,46 @@ def test_frozen_tied_and_transposed_weights() -> None:
     assert closed_form(risk) is not None
     theta = draw(risk.space.size, seed=6)
     assert agrees(risk.hessian(theta), plain(frozen, nn.MSELoss(), x, y, theta)[1])
+
+
+def test_small_networks_are_never_run_once_they_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ran(*_: object) -> Tensor:
+        raise AssertionError("the module was run")
+
+    x, y = draw(9, 3), draw(9, 1, seed=1)
+    for derivatives in ("auto", "autograd"):
+        model = perceptron((3, 4, 1), [nn.Tanh()])
+        risk = tw.EmpiricalRisk(model, nn.MSELoss(), x, y, derivatives=derivatives)
+        expected = risk.evaluate(risk.initial, 1)
+        monkeypatch.setattr(risk, "chunk_outputs", ran)
+        monkeypatch.setattr(risk, "chunk_value", ran)
+        if derivatives == "auto":
+            assert torch.equal(risk.value(risk.initial), expected.value)
+            assert torch.equal(risk.gradient(risk.initial), expected.gradient)
+        else:
+            with pytest.raises(AssertionError, match="the module was run"):
+                risk.gradient(risk.initial)
+
+
+def test_a_large_network_takes_values_by_its_module() -> None:
+    """A trace would gain nothing there: its passes are products of matrices anyway."""
+    model = perceptron((100, 200, 10), [nn.Tanh()])
+    risk = tw.EmpiricalRisk(model, nn.MSELoss(), draw(4, 100), draw(4, 10, seed=1))
+    assert risk.space.size > SMALL
+    risk.gradient(risk.initial)
+    assert "trace_report" not in vars(risk)
+
+
+def test_a_subset_is_not_traced_again() -> None:
+    model = perceptron((3, 4, 1), [nn.Tanh()])
+    risk = tw.EmpiricalRisk(model, nn.MSELoss(), draw(9, 3), draw(9, 1, seed=1))
+    risk.value(risk.initial)
+    one = risk.subset([4])
+    assert one.trace_report is risk.trace_report
+    theta = draw(risk.space.size, seed=2)
+    alone = tw.EmpiricalRisk(model, nn.MSELoss(), draw(9, 3)[4:5], draw(9, 1, seed=1)[4:5], derivatives="autograd")
+    assert agrees(one.gradient(theta), alone.gradient(theta))
+    assert agrees(one.hessian(theta), alone.hessian(theta))
 
 
 def test_batches_and_chunks_are_single_points_and_the_whole() -> None:

@@ -1,20 +1,19 @@
-"""The second derivatives of a risk whose network is a multilayer perceptron, in closed form, cut to fit in memory."""
+"""The derivatives of a risk whose network is a multilayer perceptron, in closed form, cut to fit in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.foundation import Cost, plan_passes
-from thalweg.objectives.networks import explain_network
 from thalweg.objectives.output_losses import OutputLosses
 from thalweg.objectives.outputs import Piece
 from thalweg.objectives.paths import AGREEMENT
 from thalweg.objectives.perceptron import Part, Perceptron
-from thalweg.objectives.risk import EmpiricalRisk, RiskChunk
+from thalweg.objectives.risk import EmpiricalRisk
 from thalweg.structure import DenseNetwork
 
 __all__ = ["ClosedForm", "closed_form"]
@@ -22,7 +21,7 @@ __all__ = ["ClosedForm", "closed_form"]
 
 def closed_form(risk: EmpiricalRisk) -> ClosedForm | None:
     """The closed form of a risk's derivatives; None where its network is no multilayer perceptron on all its data."""
-    structure = explain_network(risk).structure
+    structure = risk.trace_report.structure
     network = structure.as_dense() if structure is not None else None
     if network is None or not _suits(risk, network):
         return None
@@ -58,29 +57,49 @@ class ClosedForm:
     """
 
     def __init__(self, risk: EmpiricalRisk, network: DenseNetwork) -> None:
-        self._perceptron = Perceptron(network, risk.device)
+        self._perceptron = Perceptron(network, risk.device, risk.dtype)
         self._losses = OutputLosses(risk)
-        self._features = network.features(risk.inputs).to(risk.device, risk.dtype)
-        self._chunks = risk.chunks
+        features = network.features(risk.inputs).to(risk.device, risk.dtype)
+        self._features, self._samples = self._perceptron.features(features), len(features)
+        self._whole = self._features, self._losses.of(slice(0, self._samples))
+        self._at_most, self._chunk_of = risk.batch_size or self._samples, risk.chunk_of
 
     @property
     def hessian_cost(self) -> Cost:
         """What a Hessian or Gauss-Newton matrix over all samples holds in memory."""
-        return self._perceptron.hessian_cost(len(self._features))
+        return self._perceptron.hessian_cost(self._samples)
+
+    @property
+    def _gradient_cost(self) -> Cost:
+        return self._perceptron.gradient_cost(self._samples)
 
     def outputs(self, theta: Float[Tensor, " P"]) -> Float[Tensor, "N C"]:
         """Outputs of all samples."""
-        pieces = self._pieces(theta.unsqueeze(0), self._perceptron.jacobian_cost(len(self._features)))
-        parts = [self._perceptron.outputs(theta.unsqueeze(0), self._features[piece.samples])[0] for piece in pieces]
-        return torch.cat(parts)
+        row = theta.unsqueeze(0)
+        pieces = self._pieces(row, self._gradient_cost)
+        return torch.cat([self._perceptron.outputs(row, self._features[:, some])[0] for _, some in pieces])
+
+    def values(self, rows: Float[Tensor, "S P"]) -> Float[Tensor, " S"]:
+        """The loss."""
+        groups = self._groups(rows, self._gradient_cost)
+        return _joined([self._perceptron.values(rows[some], parts) for some, parts in groups])
+
+    def gradients(self, rows: Float[Tensor, "S P"]) -> tuple[Float[Tensor, " S"], Float[Tensor, "S P"]]:
+        """Value and gradient."""
+        groups = self._groups(rows, self._gradient_cost)
+        found = [self._perceptron.gradients(rows[some], parts) for some, parts in groups]
+        values, gradients = zip(*found, strict=True)
+        return _joined(values), _joined(gradients)
 
     def hessians(
         self, rows: Float[Tensor, "S P"]
     ) -> tuple[Float[Tensor, " S"], Float[Tensor, "S P"], Float[Tensor, "S P P"]]:
         """Value, gradient and Hessian."""
+        if len(rows) == 1:
+            return self._perceptron.hessians(rows, next(self._groups(rows, self.hessian_cost))[1])
         size = rows.shape[1]
         found = rows.new_empty(len(rows)), torch.empty_like(rows), rows.new_empty(len(rows), size, size)
-        for some, parts in self._groups(rows):
+        for some, parts in self._groups(rows, self.hessian_cost):
             for into, part in zip(found, self._perceptron.hessians(rows[some], parts), strict=True):
                 into[some] = part
         return found
@@ -88,35 +107,42 @@ class ClosedForm:
     def gauss_newton(self, rows: Float[Tensor, "S P"]) -> Float[Tensor, "S P P"]:
         """``J^T B J``."""
         found = rows.new_empty(len(rows), rows.shape[1], rows.shape[1])
-        for some, parts in self._groups(rows):
+        for some, parts in self._groups(rows, self.hessian_cost):
             found[some] = self._perceptron.gauss_newton(rows[some], parts)
         return found
 
     def jacobians(self, rows: Float[Tensor, "S P"]) -> Iterator[tuple[Piece, Tensor, Tensor]]:
         """Piece by piece the Jacobians ``(s, n, C, P)`` and outputs ``(s, n, C)``."""
-        for piece in self._pieces(rows, self._perceptron.jacobian_cost(len(self._features))):
-            outputs, jacobian = self._perceptron.jacobians(rows[piece.rows], self._features[piece.samples])
-            yield piece, jacobian, outputs
+        for these, some in self._pieces(rows, self._perceptron.jacobian_cost(self._samples)):
+            outputs, jacobian = self._perceptron.jacobians(rows[these], self._features[:, some])
+            yield Piece(these, self._chunk_of(some), some), jacobian, outputs
 
-    def _groups(self, rows: Tensor) -> Iterator[tuple[slice, Iterator[Part]]]:
+    # -- how the work is cut -------------------------------------------------------------------------------------------
+
+    def _groups(self, rows: Tensor, cost: Cost) -> Iterator[tuple[slice, Iterator[Part]]]:
         """Some parameter vectors at a time, with all parts of the data."""
-        passes = plan_passes(self.hessian_cost, len(rows))
+        passes = plan_passes(cost, len(rows))
         for first in range(0, len(rows), passes.copies):
             yield slice(first, first + passes.copies), self._parts(passes.samples)
 
     def _parts(self, samples: int) -> Iterator[Part]:
-        for some, chunk in self._cut(samples):
-            yield self._features[some], self._losses.of(chunk, some)
+        if min(samples, self._at_most) >= self._samples:
+            yield self._whole
+            return
+        for some in self._cut(samples):
+            yield self._features[:, some], self._losses.of(some)
 
-    def _pieces(self, rows: Tensor, cost: Cost) -> Iterator[Piece]:
+    def _pieces(self, rows: Tensor, cost: Cost) -> Iterator[tuple[slice, slice]]:
         passes = plan_passes(cost, len(rows))
         for first in range(0, len(rows), passes.copies):
-            for some, chunk in self._cut(passes.samples):
-                yield Piece(slice(first, first + passes.copies), chunk, some)
+            for some in self._cut(passes.samples):
+                yield slice(first, first + passes.copies), some
 
-    def _cut(self, samples: int) -> Iterator[tuple[slice, RiskChunk]]:
-        start = 0
-        for chunk in self._chunks(samples):
-            stop = start + len(chunk.weights)
-            yield slice(start, stop), chunk
-            start = stop
+    def _cut(self, samples: int) -> Iterator[slice]:
+        count, step = self._samples, min(samples, self._at_most)
+        for start in range(0, count, step):
+            yield slice(start, min(start + step, count))
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts))

@@ -2,55 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["Bend", "Layer", "Passed", "add_crossed", "gradient_of", "summed"]
+__all__ = ["Bend", "Layer", "Passed", "add_crossed", "add_diagonal", "gradient_of", "summed"]
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A layer's weights among all: `rows` units with `columns` weights each, the bias last, from `start` on."""
+class Layer(NamedTuple):
+    """A layer: `rows` units with `columns` weights each, the bias last, and their place among those of all layers."""
 
     rows: int
     columns: int
     biased: bool
-    start: int
-
-    @property
-    def place(self) -> slice:
-        """Its weights among all."""
-        return slice(self.start, self.start + self.rows * self.columns)
-
-    def weights(self, local: Tensor) -> Tensor:
-        """``(S, rows, columns)``."""
-        return local[:, self.place].unflatten(1, (self.rows, self.columns))
-
-    def inner(self, local: Tensor) -> Tensor:
-        """The weights without the bias."""
-        return self.weights(local)[..., : self.columns - self.biased]
+    place: slice
 
     def block(self, whole: Tensor, other: Layer) -> Tensor:
         """The block of a matrix ``(S, L, L)`` that belongs to two layers, as ``(S, rows, columns, rows, columns)``."""
-        part = whole[:, self.place, other.place]
-        return part.unflatten(2, (other.rows, other.columns)).unflatten(1, (self.rows, self.columns))
+        return whole[:, self.place, other.place].view(-1, self.rows, self.columns, other.rows, other.columns)
 
 
 class Passed(NamedTuple):
     """One pass forward.
 
     Attributes:
-        entering: what enters each layer, with a last column of ones for a bias: ``(n, p)`` the first, ``(S, n, p)``.
-        before: ``(S, n, m)`` of each layer, before the activation.
+        entering: what enters each layer, with a last column of ones for a bias, ``(S, n, p)``.
+        slopes: of each layer's activation, ``(S, n, m)``; None for the identity, and where they were not asked for.
+        bends: its second derivatives, ``(S, n, m)``; None also where they vanish, as those of a ReLU do.
         outputs: ``(S, n, C)``.
     """
 
     entering: list[Tensor]
-    before: list[Tensor]
+    slopes: list[Tensor | None]
+    bends: list[Tensor | None]
     outputs: Tensor
 
 
@@ -88,7 +74,7 @@ class Bend(NamedTuple):
 
 def gradient_of(passed: Passed, signals: list[Tensor]) -> Float[Tensor, "S L"]:
     """``sum_n d_k a_{k-1}`` of all layers, in their order."""
-    return torch.cat([(d.mT @ a).flatten(1) for d, a in zip(signals, passed.entering, strict=True)], 1)
+    return torch.cat([torch.bmm(d.mT, a).flatten(1) for d, a in zip(signals, passed.entering, strict=True)], 1)
 
 
 def summed(bend: Float[Tensor, "S n m i"], left: Tensor, right: Tensor) -> Float[Tensor, "S m p i q"]:
@@ -96,17 +82,24 @@ def summed(bend: Float[Tensor, "S n m i"], left: Tensor, right: Tensor) -> Float
     m, i = bend.shape[2:]
     if left.shape[-1] <= right.shape[-1]:
         spread = (bend.unsqueeze(-1) * left[..., :, None, None, :]).flatten(2)  # (S, n, m i p)
-        return (spread.mT @ right).unflatten(1, (m, i, left.shape[-1])).transpose(2, 3)
+        return torch.bmm(spread.mT, right).unflatten(1, (m, i, left.shape[-1])).transpose(2, 3)
     spread = (bend.unsqueeze(-1) * right[..., :, None, None, :]).flatten(2)  # (S, n, m i q)
-    return (left.mT @ spread).unflatten(2, (m, i, right.shape[-1])).transpose(1, 2)
+    return torch.bmm(left.mT, spread).unflatten(2, (m, i, right.shape[-1])).transpose(1, 2)
+
+
+def add_diagonal(block: Float[Tensor, "S m p m p"], diagonal: Float[Tensor, "S n m"], entering: Tensor) -> None:
+    """Add ``sum_n diagonal_m entering_p entering_q`` to the block of a layer with itself."""
+    spread = (diagonal.unsqueeze(-1) * entering.unsqueeze(-2)).flatten(2)
+    found = torch.bmm(spread.mT, entering).view(block.shape[:3] + block.shape[4:])  # (S, m, p, q)
+    block.diagonal(dim1=1, dim2=3).add_(found.permute(0, 2, 3, 1))
 
 
 def add_crossed(block: Float[Tensor, "S m p i q"], signal: Tensor, moves: Tensor, right: Tensor) -> None:
     """Add ``sum_n signal_j moves_pi right_q`` to a block; moves that are diagonal are given as their diagonal."""
     if moves.dim() == 3:
         spread = (moves.unsqueeze(-1) * right.unsqueeze(-2)).flatten(2)
-        found = (signal.mT @ spread).unflatten(2, (moves.shape[-1], right.shape[-1]))  # (S, m, p, q)
-        block.diagonal(dim1=2, dim2=3).add_(found.transpose(2, 3))
+        found = torch.bmm(signal.mT, spread).view(*block.shape[:3], block.shape[4])  # (S, m, p, q)
+        block.diagonal(dim1=2, dim2=3).add_(found.mT)
         return
     spread = (moves.unsqueeze(-1) * right[..., :, None, None, :]).flatten(2)
-    block.add_((signal.mT @ spread).unflatten(2, (*moves.shape[2:], right.shape[-1])))
+    block.add_(torch.bmm(signal.mT, spread).view(block.shape))

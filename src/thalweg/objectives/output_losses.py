@@ -7,7 +7,8 @@ outputs only.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -25,19 +26,29 @@ __all__ = ["OutputLosses"]
 
 @dataclass(frozen=True)
 class _Squares:
-    """``sum w |f - y|^2``."""
+    """``sum w |f - y|^2``; `bend` is 2 w where all weights are equal."""
 
     weight: Float[Tensor, "n 1"]
     target: Float[Tensor, "n C"]
+    bend: float | None
 
     def value(self, outputs: Tensor) -> Tensor:
-        return (self.weight * (outputs - self.target) ** 2).sum((1, 2))
+        gap = outputs - self.target
+        return (self.weight * gap * gap).flatten(1).sum(1)
 
-    def slopes(self, outputs: Tensor) -> Tensor:
-        return 2 * self.weight * (outputs - self.target)
+    def value_and_slopes(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        gap = outputs - self.target
+        pull = self.weight * gap
+        return (pull * gap).flatten(1).sum(1), 2 * pull
 
     def blocks(self, outputs: Tensor) -> Tensor:
         return torch.diag_embed((2 * self.weight).expand_as(outputs))
+
+    def bent(self, outputs: Tensor, columns: Tensor) -> Tensor:
+        return (2 * self.weight).unsqueeze(-1) * columns
+
+    def of(self, some: slice) -> _Squares:
+        return _Squares(self.weight[some], self.target[some], self.bend)
 
 
 @dataclass(frozen=True)
@@ -46,12 +57,14 @@ class _Softmax:
 
     share: Float[Tensor, "n C"]
     total: Float[Tensor, "n 1"]
+    bend: ClassVar[float | None] = None
 
     def value(self, outputs: Tensor) -> Tensor:
         return -(self.share * torch.log_softmax(outputs, -1)).sum((1, 2))
 
-    def slopes(self, outputs: Tensor) -> Tensor:
-        return self.total * torch.softmax(outputs, -1) - self.share
+    def value_and_slopes(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        logs = torch.log_softmax(outputs, -1)
+        return -(self.share * logs).sum((1, 2)), self.total * logs.exp() - self.share
 
     def blocks(self, outputs: Tensor) -> Tensor:
         p = torch.softmax(outputs, -1)
@@ -60,6 +73,13 @@ class _Softmax:
         found.diagonal(dim1=-2, dim2=-1).add_(weighted)
         return found
 
+    def bent(self, outputs: Tensor, columns: Tensor) -> Tensor:
+        p = torch.softmax(outputs, -1).unsqueeze(-1)
+        return self.total.unsqueeze(-1) * p * (columns - p.mT @ columns)
+
+    def of(self, some: slice) -> _Softmax:
+        return _Softmax(self.share[some], self.total[some])
+
 
 @dataclass(frozen=True)
 class _Signs:
@@ -67,16 +87,26 @@ class _Signs:
 
     up: Float[Tensor, "n C"]
     down: Float[Tensor, "n C"]
+    bend: ClassVar[float | None] = None
 
     def value(self, outputs: Tensor) -> Tensor:
         # not by torch's softplus, which leaves out what is below 2e-9 for arguments beyond 20
         return -(self.up * functional.logsigmoid(outputs) + self.down * functional.logsigmoid(-outputs)).sum((1, 2))
 
-    def slopes(self, outputs: Tensor) -> Tensor:
-        return self.down * torch.sigmoid(outputs) - self.up * torch.sigmoid(-outputs)
+    def value_and_slopes(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        return self.value(outputs), self.down * torch.sigmoid(outputs) - self.up * torch.sigmoid(-outputs)
 
     def blocks(self, outputs: Tensor) -> Tensor:
-        return torch.diag_embed((self.up + self.down) * torch.sigmoid(outputs) * torch.sigmoid(-outputs))
+        return torch.diag_embed(self._bends(outputs))
+
+    def bent(self, outputs: Tensor, columns: Tensor) -> Tensor:
+        return self._bends(outputs).unsqueeze(-1) * columns
+
+    def _bends(self, outputs: Tensor) -> Tensor:
+        return (self.up + self.down) * torch.sigmoid(outputs) * torch.sigmoid(-outputs)
+
+    def of(self, some: slice) -> _Signs:
+        return _Signs(self.up[some], self.down[some])
 
 
 @dataclass(frozen=True)
@@ -84,16 +114,24 @@ class _Differentiated:
     """Any loss, by autograd in the outputs."""
 
     risk: EmpiricalRisk
-    chunk: Any
+    some: slice
+    bend: ClassVar[float | None] = None
+
+    @cached_property
+    def _chunk(self) -> Any:
+        return self.risk.chunk_of(self.some)
 
     def value(self, outputs: Tensor) -> Tensor:
-        return paths.values(lambda row: self.risk.chunk_loss(row, self.chunk), outputs, self.risk.path)
+        return paths.values(lambda row: self.risk.chunk_loss(row, self._chunk), outputs, self.risk.path)
 
-    def slopes(self, outputs: Tensor) -> Tensor:
-        return self.risk._slopes(outputs, self.chunk)
+    def value_and_slopes(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        return self.value(outputs), self.risk._slopes(outputs, self._chunk)
 
     def blocks(self, outputs: Tensor) -> Tensor:
-        return self.risk._blocks(outputs, self.chunk)
+        return self.risk._blocks(outputs, self._chunk)
+
+    def bent(self, outputs: Tensor, columns: Tensor) -> Tensor:
+        return self.blocks(outputs) @ columns
 
 
 class OutputLosses:
@@ -107,17 +145,16 @@ class OutputLosses:
         self._risk = risk
         self._whole = self._squares() or self._logarithms()
 
-    def of(self, chunk: Any, some: slice) -> OutputLoss:
-        """The loss of a chunk, whose samples are these."""
-        if self._whole is None:
-            return _Differentiated(self._risk, chunk)
-        return type(self._whole)(*(part[some] for part in vars(self._whole).values()))
+    def of(self, some: slice) -> OutputLoss:
+        """The loss of some samples."""
+        return _Differentiated(self._risk, some) if self._whole is None else self._whole.of(some)
 
     def _squares(self) -> _Squares | None:
         if type(self._risk.loss) is not nn.MSELoss:
             return None
         form = squares(self._risk)
-        return _Squares(form.weight.unsqueeze(1), form.target)
+        same = bool((form.weight == form.weight[0]).all())
+        return _Squares(form.weight.unsqueeze(1), form.target, 2 * float(form.weight[0]) if same else None)
 
     def _logarithms(self) -> _Softmax | _Signs | None:
         try:

@@ -25,8 +25,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.foundation import Cost
-from thalweg.objectives.layer_algebra import Bend, Layer, Passed, add_crossed, gradient_of, summed
-from thalweg.structure import DenseNetwork
+from thalweg.objectives.layer_algebra import Bend, Layer, Passed, add_crossed, add_diagonal, gradient_of, summed
+from thalweg.objectives.perceptron_layout import Layout, Weights
+from thalweg.structure import DenseNetwork, jet
 
 __all__ = ["OutputLoss", "Part", "Perceptron"]
 
@@ -38,14 +39,21 @@ SPREADING = 8
 class OutputLoss(Protocol):
     """A sum over n samples of losses of their outputs ``(S, n, C)``, for S parameter vectors."""
 
+    @property
+    def bend(self) -> float | None:
+        """The second derivative by each output by itself, where it is one number for all; else None."""
+
     def value(self, outputs: Tensor) -> Tensor:
         """``(S,)``."""
 
-    def slopes(self, outputs: Tensor) -> Tensor:
-        """Gradient in the outputs, ``(S, n, C)``."""
+    def value_and_slopes(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """``(S,)``, and the gradient in the outputs ``(S, n, C)``."""
 
     def blocks(self, outputs: Tensor) -> Tensor:
         """Hessian in the outputs of each sample, ``(S, n, C, C)``."""
+
+    def bent(self, outputs: Tensor, columns: Tensor) -> Tensor:
+        """That Hessian times ``(S, n, C, k)``."""
 
 
 Part: TypeAlias = tuple[Float[Tensor, "n d"], OutputLoss]
@@ -58,38 +66,37 @@ class Perceptron:
     Args:
         network: with one row a sample. Derivatives of activations that are not declared are taken by autograd.
         device: of the parameters.
+        dtype: of the parameters.
     """
 
-    def __init__(self, network: DenseNetwork, device: torch.device | str = "cpu") -> None:
-        self.activations = [layer.activation for layer in network.layers]
-        self.layers: list[Layer] = []
-        tables, start = [], 0
-        for layer in network.layers:
-            parts = [layer.weight_coordinates]
-            if layer.bias_coordinates is not None:
-                parts.append(layer.bias_coordinates.unsqueeze(1))
-            table = torch.cat(parts, 1)
-            self.layers.append(Layer(table.shape[0], table.shape[1], layer.bias_coordinates is not None, start))
-            tables.append(table.reshape(-1))
-            start += table.numel()
-        self.size = network.space.size
-        self._places = torch.cat(tables).to(device)
-        order = self._places.argsort()
-        every = torch.arange(self.size, device=device)
-        self._order = order if torch.equal(self._places[order], every) else None
-        self._free = (self._places >= 0).nonzero().squeeze(1)
-        nothing = torch.zeros(self.size, dtype=torch.float64)
-        held = [w if b is None else torch.cat([w, b.unsqueeze(1)], 1) for w, b in network.matrices(nothing)]
-        self._frozen = torch.cat([table.reshape(-1) for table in held])  # zero where something is free
+    def __init__(
+        self, network: DenseNetwork, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
+    ) -> None:
+        self._layout = Layout(network, device)
+        self.layers, self.activations = self._layout.layers, [layer.activation for layer in network.layers]
+        self._one = torch.ones((), dtype=dtype, device=device)
         by_blocks = sum(
             k.rows * m.rows * (k.columns * m.columns + SPREADING * min(k.columns, m.columns)) for k, m in self._pairs
         )
-        self._by_outputs = self.layers[-1].rows * len(self._places) ** 2 <= by_blocks
+        self._by_outputs = self.layers[-1].rows * self._layout.length**2 <= by_blocks
+        self._of_hessian = self._hessian_bytes()
 
     # -- what a sample holds in memory ---------------------------------------------------------------------------------
 
+    def gradient_cost(self, samples: int) -> Cost:
+        """Of a pass forward and back."""
+        return Cost(samples, 8 * 8 * self._numbers, 8 * 6 * self._layout.length)
+
     def hessian_cost(self, samples: int) -> Cost:
         """Of the largest outer product and the Jacobian, with the passes; fixed are the matrix and its copies."""
+        return Cost(samples, self._of_hessian, 8 * 5 * self._layout.length**2)
+
+    def jacobian_cost(self, samples: int) -> Cost:
+        """Of the Jacobian, with the passes."""
+        width = self.layers[-1].rows
+        return Cost(samples, 8 * (3 * width * self._layout.length + (6 + width) * self._numbers), 0)
+
+    def _hessian_bytes(self) -> int:
         curved = [facts.name != "identity" for facts in self.activations]
         whole = [True] * len(self.layers)  # whether M_k is more than a diagonal, or nothing
         whole[-1] = not self._by_outputs
@@ -102,15 +109,9 @@ class Perceptron:
                 if whole[k] or curved[k]:
                     products.append(layer.rows * other.rows * min(layer.columns, other.columns))
                 products.append(other.rows * other.columns * (layer.columns if m < k - 1 else 1))
-        jacobian = self.layers[-1].rows * len(self._places) if self._by_outputs else 0
+        jacobian = self.layers[-1].rows * self._layout.length if self._by_outputs else 0
         squares = sum(k.rows * m.rows for k, m in self._pairs)
-        numbers = max(*products, 3 * jacobian) + 4 * squares + 8 * self._numbers
-        return Cost(samples, 8 * numbers, 8 * 5 * len(self._places) ** 2)
-
-    def jacobian_cost(self, samples: int) -> Cost:
-        """Of the Jacobian, with the passes."""
-        width = self.layers[-1].rows
-        return Cost(samples, 8 * (3 * width * len(self._places) + (6 + width) * self._numbers), 0)
+        return 8 * (max(*products, 3 * jacobian) + 4 * squares + 8 * self._numbers)
 
     @property
     def _pairs(self) -> list[tuple[Layer, Layer]]:
@@ -122,178 +123,185 @@ class Perceptron:
 
     # -- what it is asked ----------------------------------------------------------------------------------------------
 
-    def outputs(self, rows: Float[Tensor, "S P"], x: Float[Tensor, "n d"]) -> Float[Tensor, "S n C"]:
+    def features(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "1 n p"]:
+        """What enters the first layer, as the methods below take it: the inputs, and a one for the bias."""
+        entering = torch.cat([x, x.new_ones(len(x), 1)], 1) if self.layers[0].biased else x
+        return entering.unsqueeze(0)
+
+    def outputs(self, rows: Float[Tensor, "S P"], x: Float[Tensor, "1 n p"]) -> Float[Tensor, "S n C"]:
         """Outputs of each sample."""
-        return self._forward(self._local(rows), x).outputs
+        return self._forward(self._layout.weights(rows), x, 0).outputs
+
+    def values(self, rows: Float[Tensor, "S P"], parts: Iterator[Part]) -> Float[Tensor, " S"]:
+        """The loss over all parts of the data."""
+        weights = self._layout.weights(rows)
+        total: Tensor | None = None
+        for x, loss in parts:
+            total = _plus(total, loss.value(self._forward(weights, x, 0).outputs))
+        return _made(total)
+
+    def gradients(
+        self, rows: Float[Tensor, "S P"], parts: Iterator[Part]
+    ) -> tuple[Float[Tensor, " S"], Float[Tensor, "S P"]]:
+        """Value and gradient over all parts of the data."""
+        weights = self._layout.weights(rows)
+        total: Tensor | None = None
+        gradient: Tensor | None = None
+        for x, loss in parts:
+            passed = self._forward(weights, x, 1)
+            value, slopes = loss.value_and_slopes(passed.outputs)
+            total = _plus(total, value)
+            gradient = _plus(gradient, gradient_of(passed, self._signals(weights, passed, slopes)[0]))
+        return _made(total), self._layout.gathered(_made(gradient))
 
     def hessians(
         self, rows: Float[Tensor, "S P"], parts: Iterator[Part]
     ) -> tuple[Float[Tensor, " S"], Float[Tensor, "S P"], Float[Tensor, "S P P"]]:
         """Value, gradient and Hessian over all parts of the data, from one pass over each."""
-        local = self._local(rows)
-        value, gradient, whole = local.new_zeros(len(local)), torch.zeros_like(local), self._blank(local)
+        weights, whole = self._layout.weights(rows), self._blank(rows)
+        total: Tensor | None = None
+        gradient: Tensor | None = None
         for x, loss in parts:
-            passed = self._forward(local, x)
-            slopes, blocks = loss.slopes(passed.outputs), loss.blocks(passed.outputs)
-            signals = self._signals(local, passed, slopes)
-            value += loss.value(passed.outputs)
-            gradient += gradient_of(passed, signals)
-            self._add_of_outputs(whole, local, passed, blocks)
-            bends = self._bends(local, passed, None if self._by_outputs else blocks, slopes, signals)
-            self._add_blocks(whole, local, passed, bends, signals)
+            passed = self._forward(weights, x, 2)
+            value, slopes = loss.value_and_slopes(passed.outputs)
+            signals, incoming = self._signals(weights, passed, slopes)
+            total, gradient = _plus(total, value), _plus(gradient, gradient_of(passed, signals))
+            blocks = None
+            if self._by_outputs:
+                self._add_of_outputs(whole, weights, passed, loss)
+            else:
+                blocks = loss.blocks(passed.outputs)
+            self._add_blocks(whole, weights, passed, self._bends(weights, passed, blocks, incoming), signals)
         self._mirror(whole)
-        return value, self._gathered(gradient), self._square(whole)
+        return _made(total), self._layout.gathered(_made(gradient)), self._layout.square(whole)
 
     def gauss_newton(self, rows: Float[Tensor, "S P"], parts: Iterator[Part]) -> Float[Tensor, "S P P"]:
         """``J^T B J``, summed over all parts of the data."""
-        local = self._local(rows)
-        whole = self._blank(local)
+        weights, whole = self._layout.weights(rows), self._blank(rows)
         for x, loss in parts:
-            passed = self._forward(local, x)
-            blocks = loss.blocks(passed.outputs)
+            passed = self._forward(weights, x, 1)
             if self._by_outputs:
-                self._add_of_outputs(whole, local, passed, blocks)
+                self._add_of_outputs(whole, weights, passed, loss)
             else:
-                self._add_blocks(whole, local, passed, self._bends(local, passed, blocks, None, None), None)
+                bends = self._bends(weights, passed, loss.blocks(passed.outputs), None)
+                self._add_blocks(whole, weights, passed, bends, None)
         self._mirror(whole)
-        return self._square(whole)
+        return self._layout.square(whole)
 
     def jacobians(
-        self, rows: Float[Tensor, "S P"], x: Float[Tensor, "n d"]
+        self, rows: Float[Tensor, "S P"], x: Float[Tensor, "1 n p"]
     ) -> tuple[Float[Tensor, "S n C"], Float[Tensor, "S n C P"]]:
         """Outputs of each sample, and their Jacobian."""
-        local = self._local(rows)
-        passed = self._forward(local, x)
-        return passed.outputs, self._gathered(self._jacobian(local, passed))
-
-    # -- parameters ----------------------------------------------------------------------------------------------------
-
-    def _local(self, rows: Tensor) -> Tensor:
-        """Parameters layer by layer, unit by unit, frozen ones among them: ``(S, L)``."""
-        if self._order is not None:
-            return rows.index_select(1, self._places)
-        local = self._frozen.to(rows).repeat(len(rows), 1)
-        local[:, self._free] = rows[:, self._places[self._free]]
-        return local
-
-    def _gathered(self, local: Tensor) -> Tensor:
-        """Derivatives in the coordinates of theta, along the last dimension; those of a shared parameter add up."""
-        if self._order is not None:
-            return local.index_select(-1, self._order)
-        found = local.new_zeros(*local.shape[:-1], self.size)
-        return found.index_add_(-1, self._places[self._free], local[..., self._free])
-
-    def _blank(self, local: Tensor) -> Tensor:
-        """Room for a matrix over the parameters of all layers, ``(S, L, L)``."""
-        return local.new_zeros(*local.shape, local.shape[1])
-
-    def _square(self, whole: Tensor) -> Tensor:
-        """The same along both dimensions of a symmetric matrix, made exactly symmetric."""
-        found = self._gathered(self._gathered(whole).mT)
-        return (found + found.mT).div_(2)
+        weights = self._layout.weights(rows)
+        passed = self._forward(weights, x, 1)
+        return passed.outputs, self._layout.gathered(self._jacobian(weights, passed))
 
     # -- passes --------------------------------------------------------------------------------------------------------
 
-    def _forward(self, local: Tensor, x: Tensor) -> Passed:
-        entering, before = [], []
-        a = x
+    def _forward(self, weights: Weights, x: Tensor, order: int) -> Passed:
+        """What each layer computes, and the derivatives of its activation up to an order."""
+        a = x.expand(len(weights.whole[0]), -1, -1)
+        entering: list[Tensor] = []
+        slopes: list[Tensor | None] = []
+        bends: list[Tensor | None] = []
         for k, (layer, facts) in enumerate(zip(self.layers, self.activations, strict=True)):
-            if layer.biased:
-                a = torch.cat([a, a.new_ones(*a.shape[:-1], 1)], -1)
+            if layer.biased and k:
+                a = torch.cat([a, self._one.expand(a.shape[0], a.shape[1], 1)], -1)
             entering.append(a)
-            a = a @ layer.weights(local).mT
-            before.append(a)
+            a = torch.bmm(a, weights.whole[k].mT)
+            derivatives: list[Tensor] = []
             if facts.name != "identity":
-                a = facts(before[k])
-        return Passed(entering, before, a)
+                a, *derivatives = jet(facts, a, 1 if facts.piecewise_linear and order == 2 else order)
+            slopes.append(derivatives[0] if derivatives else None)
+            bends.append(derivatives[1] if len(derivatives) > 1 else None)
+        return Passed(entering, slopes, bends, a)
 
-    def _slope(self, passed: Passed, k: int) -> Tensor | None:
-        """``sigma_k'``, None for the identity."""
-        facts = self.activations[k]
-        return None if facts.name == "identity" else facts.derivative(passed.before[k])
-
-    def _signals(self, local: Tensor, passed: Passed, slopes: Tensor) -> list[Tensor]:
-        """``d_k`` of every layer, ``(S, n, m)``."""
-        found: list[Tensor] = []
-        signal = slopes
+    def _signals(self, weights: Weights, passed: Passed, slopes: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """``d_k`` of every layer, and the gradients in what its activation gives, ``(S, n, m)`` each."""
+        signals: list[Tensor] = []
+        incoming = [slopes]
         for k in reversed(range(len(self.layers))):
-            slope = self._slope(passed, k)
-            signal = signal if slope is None else signal * slope
-            found.insert(0, signal)
+            slope = passed.slopes[k]
+            signals.insert(0, incoming[0] if slope is None else incoming[0] * slope)
             if k:
-                signal = signal @ self.layers[k].inner(local)
-        return found
+                incoming.insert(0, torch.bmm(signals[0], weights.inner[k]))
+        return signals, incoming
 
-    def _jacobian(self, local: Tensor, passed: Passed) -> Tensor:
+    def _jacobian(self, weights: Weights, passed: Passed) -> Tensor:
         """Of the outputs, in the order of the layers, ``(S, n, C, L)``."""
-        width, last = self.layers[-1].rows, len(self.layers) - 1
-        back = torch.eye(width, dtype=local.dtype, device=local.device).expand(*passed.outputs.shape, width)
-        parts: list[Tensor] = []
+        outputs = passed.outputs
+        whole = outputs.new_empty(*outputs.shape, self._layout.length)
+        last = len(self.layers) - 1
+        back: Tensor | None = None  # None stands for the identity
         for k in reversed(range(last + 1)):
+            layer, slope = self.layers[k], passed.slopes[k]
             if k < last:
-                back = back @ self.layers[k + 1].inner(local).unsqueeze(1)
-            slope = self._slope(passed, k)
-            back = back if slope is None else back * slope.unsqueeze(2)
-            parts.insert(0, (back.unsqueeze(-1) * passed.entering[k][..., :, None, None, :]).flatten(3))
-        return torch.cat(parts, -1)
+                inner = weights.inner[k + 1].unsqueeze(1)
+                back = inner if back is None else back @ inner
+            if slope is not None:
+                back = torch.diag_embed(slope) if back is None else back * slope.unsqueeze(2)
+            into = whole[..., layer.place].view(*outputs.shape, layer.rows, layer.columns)
+            if back is None:
+                into.zero_()
+                into.diagonal(dim1=2, dim2=3).copy_(passed.entering[k].unsqueeze(-1))
+            else:
+                torch.mul(back.unsqueeze(-1), passed.entering[k][:, :, None, None, :], out=into)
+        return whole
 
     # -- second derivatives --------------------------------------------------------------------------------------------
 
-    def _add_of_outputs(self, whole: Tensor, local: Tensor, passed: Passed, blocks: Tensor) -> None:
-        """Add ``J^T B J``, where it is cheaper this way."""
-        if self._by_outputs:
-            jacobian = self._jacobian(local, passed)
-            whole.baddbmm_(jacobian.flatten(1, 2).mT, (blocks @ jacobian).flatten(1, 2))
+    def _blank(self, rows: Tensor) -> Tensor:
+        """Room for a matrix over the weights of all layers, ``(S, L, L)``."""
+        return rows.new_zeros(len(rows), self._layout.length, self._layout.length)
+
+    def _add_of_outputs(self, whole: Tensor, weights: Weights, passed: Passed, loss: OutputLoss) -> None:
+        """Add ``J^T B J``."""
+        jacobian = self._jacobian(weights, passed)
+        flat = jacobian.flatten(1, 2)
+        if loss.bend is not None:
+            whole.baddbmm_(flat.mT, flat, alpha=loss.bend)
+        else:
+            whole.baddbmm_(flat.mT, loss.bent(passed.outputs, jacobian).flatten(1, 2))
 
     def _bends(
-        self,
-        local: Tensor,
-        passed: Passed,
-        blocks: Tensor | None,
-        slopes: Tensor | None,
-        signals: list[Tensor] | None,
+        self, weights: Weights, passed: Passed, blocks: Tensor | None, incoming: list[Tensor] | None
     ) -> list[Bend]:
-        """``M_k`` of every layer; without blocks or signals, without what these contribute."""
+        """``M_k`` of every layer; without blocks or incoming gradients, without what these contribute."""
         found: list[Bend] = []
-        whole, incoming = blocks, slopes
+        whole = blocks
         for k in reversed(range(len(self.layers))):
-            slope, diagonal = self._slope(passed, k), None
-            if slope is not None:
-                if incoming is not None:
-                    diagonal = incoming * self.activations[k].derivative(passed.before[k], 2)
-                whole = None if whole is None else whole * (slope.unsqueeze(-1) * slope.unsqueeze(-2))
+            slope, curved = passed.slopes[k], passed.bends[k]
+            diagonal = None if incoming is None or curved is None else incoming[k] * curved
+            if slope is not None and whole is not None:
+                whole = whole * (slope.unsqueeze(-1) * slope.unsqueeze(-2))
             bend = Bend(whole, diagonal)
             found.insert(0, bend)
             if k:
-                weights = self.layers[k].inner(local)
-                whole = bend.pulled(weights)
-                incoming = None if signals is None else signals[k] @ weights
+                whole = bend.pulled(weights.inner[k])
         return found
 
     def _add_blocks(
-        self, whole: Tensor, local: Tensor, passed: Passed, bends: list[Bend], signals: list[Tensor] | None
+        self, whole: Tensor, weights: Weights, passed: Passed, bends: list[Bend], signals: list[Tensor] | None
     ) -> None:
         """Add all blocks to a matrix, but those above the diagonal: they are the transposes of those below."""
         for k, layer in enumerate(self.layers):
             own, bend = passed.entering[k], bends[k]
-            block = layer.block(whole, layer)
             if bend.whole is not None:
-                block.add_(summed(bend.whole, own, own))
+                layer.block(whole, layer).add_(summed(bend.whole, own, own))
             if bend.diagonal is not None:
-                spread = (bend.diagonal.unsqueeze(-1) * own.unsqueeze(-2)).flatten(2)
-                found = (spread.mT @ own).unflatten(1, (layer.rows, layer.columns))  # (S, m, p, q)
-                block.diagonal(dim1=1, dim2=3).add_(found.permute(0, 2, 3, 1))
+                add_diagonal(layer.block(whole, layer), bend.diagonal, own)
             moves: Tensor | None = None  # diag(sigma'_{k-1}) G_{k-1,l}: None stands for the diagonal itself, l = k - 1
             for m in reversed(range(k)):
                 other = self.layers[m]
-                moves = self._moves(local, passed, k, m, moves)
+                moves = self._moves(weights, passed, k, m, moves)
                 block = layer.block(whole, other)
                 if not bend.nothing:
-                    weights = layer.inner(local).unsqueeze(1)
-                    steps = weights * moves.unsqueeze(-2) if m == k - 1 else weights @ moves
+                    inner = weights.inner[k].unsqueeze(1)
+                    steps = inner * moves.unsqueeze(-2) if m == k - 1 else inner @ moves
                     block.add_(summed(bend.times(steps), own, passed.entering[m]))
                 if signals is not None:
-                    add_crossed(block[:, :, : layer.columns - layer.biased], signals[k], moves, passed.entering[m])
+                    inside = block[:, :, :-1] if layer.biased else block
+                    add_crossed(inside, signals[k], moves, passed.entering[m])
 
     def _mirror(self, whole: Tensor) -> None:
         """Fill in the blocks above the diagonal."""
@@ -301,11 +309,20 @@ class Perceptron:
             if layer is not other:
                 whole[:, other.place, layer.place] = whole[:, layer.place, other.place].mT
 
-    def _moves(self, local: Tensor, passed: Passed, k: int, m: int, before: Tensor | None) -> Tensor:
+    def _moves(self, weights: Weights, passed: Passed, k: int, m: int, before: Tensor | None) -> Tensor:
         """``diag(sigma'_{k-1}) G_{k-1,m}``: the diagonal ``(S, n, m)`` for m = k - 1, else ``(S, n, m_{k-1}, m_m)``."""
-        slope = self._slope(passed, m)
+        slope = passed.slopes[m]
         if before is None:
-            return torch.ones_like(passed.before[m]) if slope is None else slope
-        weights = self.layers[m + 1].inner(local).unsqueeze(1)
-        moved = before.unsqueeze(-1) * weights if m == k - 2 else before @ weights
+            return self._one.expand(*passed.outputs.shape[:2], self.layers[m].rows) if slope is None else slope
+        inner = weights.inner[m + 1].unsqueeze(1)
+        moved = before.unsqueeze(-1) * inner if m == k - 2 else before @ inner
         return moved if slope is None else moved * slope.unsqueeze(-2)
+
+
+def _plus(total: Tensor | None, part: Tensor) -> Tensor:
+    return part if total is None else total.add_(part)
+
+
+def _made(total: Tensor | None) -> Tensor:
+    assert total is not None, "there is at least one part"
+    return total

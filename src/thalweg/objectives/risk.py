@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -30,12 +31,16 @@ from thalweg.objectives.losses import LossFacts
 from thalweg.objectives.outputs import OutputObjective, Piece
 from thalweg.objectives.pickling import require_findable
 from thalweg.objectives.private_model import PrivateModel, free_parameters
+from thalweg.structure import TraceReport, explain_trace
 from thalweg.structure.caller import Forward
 
 if TYPE_CHECKING:
     from thalweg.objectives.closed_form import ClosedForm
 
 __all__ = ["EmpiricalRisk"]
+
+SMALL = 20_000
+"""Parameters up to which values and gradients are taken in closed form too; beyond, autograd is as fast."""
 
 AT_THE_DOOR = 512
 """Samples in one pass while the outputs of all are looked at once."""
@@ -125,7 +130,7 @@ class EmpiricalRisk(OutputObjective):
         self._weights = door.checked_weights(sample_weight, self.n_samples, self.initial)
         if sample_weight is not None and not self._bound_loss.by_sample:
             raise InvalidInputError("sample_weight needs one loss per sample: write the callable with reduction='none'")
-        self._batch_size = door.checked_batch_size(batch_size)
+        self.batch_size = door.checked_batch_size(batch_size)
         self._kernels: frozenset[str] = frozenset()
         with preserved_random_state():
             self._open_door()
@@ -137,7 +142,7 @@ class EmpiricalRisk(OutputObjective):
         with self._private.as_found(), self.execution_context():
             door.check_forward(self.model, self._call_at_the_door, self.inputs, self.n_samples)
             self._private.learn_habits(few)
-        small = self._chunk(slice(0, min(self.n_samples, 4)))
+        small = self.chunk_of(slice(0, min(self.n_samples, 4)))
         with self.execution_context():
             with torch.no_grad():
                 self._learn_outputs(few)
@@ -171,7 +176,7 @@ class EmpiricalRisk(OutputObjective):
             f"the outputs of {self.n_samples} samples, {self.n_outputs} each",
             "Use fewer samples.",
         )
-        step = self._batch_size or AT_THE_DOOR
+        step = self.batch_size or AT_THE_DOOR
         every = (door.attempt(self.model, lambda inputs: self.call({}, inputs), c.inputs) for c in self.chunks(step))
         flat = torch.cat([self._flat(outputs) for outputs in every])
         outputs = self._structured(flat)
@@ -183,7 +188,7 @@ class EmpiricalRisk(OutputObjective):
         whole = self._bound_loss.whole(outputs, self._against(self.inputs, self.targets))
         cut = max(1, self.n_samples // 3)
         parts = [slice(0, cut), slice(cut, self.n_samples)] if self.n_samples > 1 else [slice(0, 1)]
-        chunks = [self._chunk(part)._replace(weights=self.initial.new_ones(part.stop - part.start)) for part in parts]
+        chunks = [self.chunk_of(part)._replace(weights=self.initial.new_ones(part.stop - part.start)) for part in parts]
         summed = [self.chunk_loss(flat[part], chunk) for part, chunk in zip(parts, chunks, strict=True)]
         return whole, torch.stack(summed).sum()
 
@@ -226,6 +231,11 @@ class EmpiricalRisk(OutputObjective):
         """What is known of the loss over these targets."""
         return self._bound_loss.facts
 
+    @cached_property
+    def trace_report(self) -> TraceReport:
+        """The structure of the network, traced once, or the reason why there is none."""
+        return explain_trace(self.model, self.inputs, self.space, self.forward)
+
     def output_infimum(self) -> float | None:
         """The value that no outputs whatever could fall below; None where the loss declares no infimum.
 
@@ -246,9 +256,15 @@ class EmpiricalRisk(OutputObjective):
 
     def chunks(self, samples: int) -> Iterator[RiskChunk]:
         """The samples in order, at most `samples` (and at most ``batch_size``) at once."""
-        step = max(1, min(samples, self._batch_size or samples))
+        step = max(1, min(samples, self.batch_size or samples))
         for start in range(0, self.n_samples, step):
-            yield self._chunk(slice(start, min(start + step, self.n_samples)))
+            yield self.chunk_of(slice(start, min(start + step, self.n_samples)))
+
+    def chunk_of(self, some: slice) -> RiskChunk:
+        """These samples as a chunk."""
+        indices = torch.arange(some.start, some.stop, device=self.device)
+        targets = take(self.targets, some) if self.targets is not None else None
+        return RiskChunk(take(self.inputs, some), targets, self._weights[some], indices)
 
     def chunk_outputs(self, theta: Float[Tensor, " P"], chunk: Any) -> Float[Tensor, "n C"]:
         """Forward pass at theta."""
@@ -296,7 +312,10 @@ class EmpiricalRisk(OutputObjective):
         """
         index = self._some_samples(indices)
         targets = take(self.targets, index) if self.targets is not None else None
-        return self._again(take(self.inputs, index), targets, self._weights[index])
+        found = self._again(take(self.inputs, index), targets, self._weights[index])
+        if "trace_report" in vars(self):
+            found.trace_report = self.trace_report
+        return found
 
     def on(self, data: Any, targets: Any = None) -> EmpiricalRisk:
         """The same model and loss on other data, every sample with weight one."""
@@ -313,7 +332,7 @@ class EmpiricalRisk(OutputObjective):
             sample_weight=weights if weighted else None,
             reduction=None if self._bound_loss.of_torch else self.reduction,
             dtype=self.dtype,
-            batch_size=self._batch_size,
+            batch_size=self.batch_size,
             derivatives=self.derivatives,
         )
 
@@ -346,7 +365,8 @@ class EmpiricalRisk(OutputObjective):
 
     def __getstate__(self) -> dict[str, Any]:
         require_findable(**{"forward=": self.forward, "the loss": self.loss, "a part of the model": self.model})
-        return {name: value for name, value in vars(self).items() if name != "_form"}  # which is found again
+        found_again = ("_form", "trace_report")
+        return {name: value for name, value in vars(self).items() if name not in found_again}
 
     # -- how it is done ------------------------------------------------------------------------------------------------
 
@@ -365,10 +385,14 @@ class EmpiricalRisk(OutputObjective):
 
     def _derivatives(self, rows: Tensor, order: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
         # found before the context is entered: a network is traced as it is, not as kernels are opened here
-        closed = self._closed_form(len(rows) + 4) if order == 2 else None
+        closed = self._closed_form(len(rows) + 4) if order == 2 else self._closed_form(0) if self._small else None
         if closed is None:
             return super()._derivatives(rows, order)
         with self.execution_context():
+            if order == 0:
+                return closed.values(rows), None, None
+            if order == 1:
+                return *closed.gradients(rows), None
             return closed.hessians(rows)
 
     def _jacobians(self, rows: Tensor) -> Iterator[tuple[Piece, Tensor, Tensor]]:
@@ -378,6 +402,11 @@ class EmpiricalRisk(OutputObjective):
             return
         with self.execution_context():
             yield from closed.jacobians(rows)
+
+    @cached_property
+    def _small(self) -> bool:
+        """Whether values and gradients may gain by a closed form: those of large networks are matrix products."""
+        return self.space.size <= SMALL and all(len(block.shape) <= 2 for block in self.space)
 
     def _closed_form(self, matrices: int) -> ClosedForm | None:
         """The closed form, where there is one and so many P x P matrices fit."""
@@ -393,11 +422,6 @@ class EmpiricalRisk(OutputObjective):
         if self.device.type == "cuda":
             kernels = kernels | {"attention"}
         return elementary_operations(kernels) if kernels else nullcontext()
-
-    def _chunk(self, some: slice) -> RiskChunk:
-        indices = torch.arange(some.start, some.stop, device=self.device)
-        targets = take(self.targets, some) if self.targets is not None else None
-        return RiskChunk(take(self.inputs, some), targets, self._weights[some], indices)
 
     def _chunk_at(self, indices: Tensor) -> RiskChunk:
         targets = take(self.targets, indices) if self.targets is not None else None
@@ -427,7 +451,7 @@ class EmpiricalRisk(OutputObjective):
         return max(*measured, 8 * self.n_outputs * self._item_bytes, 1)
 
     def _few_gradients(self, point: Tensor, samples: int) -> object:
-        return paths.gradients(self._bound(self._chunk(slice(0, samples))), point, self.path)
+        return paths.gradients(self._bound(self.chunk_of(slice(0, samples))), point, self.path)
 
     def _few_products(self, point: Tensor, samples: int) -> object:
-        return paths.kept_hessian_product(self._bound(self._chunk(slice(0, samples))), point[0], self.path)(point[0])
+        return paths.kept_hessian_product(self._bound(self.chunk_of(slice(0, samples))), point[0], self.path)(point[0])

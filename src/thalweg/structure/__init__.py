@@ -21,6 +21,7 @@ from thalweg.structure.flat_directions import (
     unused_parameters,
 )
 from thalweg.structure.idle_units import dead_unit_directions
+from thalweg.structure.jets import jet
 from thalweg.structure.linear_units import dependent_unit_directions, one_sided_unit_directions
 from thalweg.structure.network import NetworkStructure
 from thalweg.structure.redundant import flat_directions, unused_input_directions
@@ -55,6 +56,7 @@ __all__ = [
     "elu_facts",
     "explain_trace",
     "flat_directions",
+    "jet",
     "leaky_relu_facts",
     "match_activation",
     "one_sided_unit_directions",

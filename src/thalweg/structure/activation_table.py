@@ -89,10 +89,6 @@ def _softplus_2(z: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor
     return torch.where(beta * z > threshold, torch.zeros_like(z), beta * _sigmoid_1(beta * z))
 
 
-def _log1p_exp(z: Tensor) -> Tensor:
-    return torch.logaddexp(z, torch.zeros_like(z))
-
-
 def _gelu_1(z: Tensor) -> Tensor:
     return _normal(z) + z * _density(z)
 

@@ -21,6 +21,7 @@ from thalweg.foundation import InvalidInputError
 __all__ = [
     "ActivationFacts",
     "Parity",
+    "Scaled",
     "activation_facts",
     "register_activation",
     "registered_activations",
@@ -158,7 +159,7 @@ class ActivationFacts:
         low, high = bounds if outer > 0 else bounds[::-1]
         flat = None if self.constant_on is None else tuple(sorted(end / inner for end in self.constant_on))
         functions = (self.function, *self.derivatives)
-        scaled = [_Scaled(f, inner, outer * inner**order) for order, f in enumerate(functions)]
+        scaled = [Scaled(f, inner, outer * inner**order) for order, f in enumerate(functions)]
         return replace(
             self,
             name=_scaled_name(self.name, inner, outer),
@@ -182,14 +183,15 @@ class ActivationFacts:
 
 
 @dataclass(frozen=True)
-class _Scaled:
-    """``outer * function(inner * z)``; a class, so that it pickles."""
+class Scaled:
+    """``outer * function(inner * z)``; a class, so that it pickles and can be told apart."""
 
     function: ScalarMap
     inner: float
     outer: float
 
     def __call__(self, z: Tensor) -> Tensor:
+        """Entry by entry."""
         value = self.function(z if self.inner == 1 else self.inner * z)
         return value if self.outer == 1 else self.outer * value
 

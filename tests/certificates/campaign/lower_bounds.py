@@ -45,7 +45,6 @@ from thalweg.certificates import (
     WeightDecay,
 )
 from thalweg.foundation import NotApplicableError
-from thalweg.objectives import explain_network, networks
 
 __all__ = ["TRIALS"]
 
@@ -110,7 +109,7 @@ def risk_of(shape: Shape, x: Tensor, targets: Tensor, weights: Tensor | None = N
     risk._bound_loss = copy.copy(risk._bound_loss)
     outputs = torch.zeros(len(x), shape.widths[-1], dtype=torch.float64)
     risk._bound_loss.bind(outputs, targets, len(x))
-    networks._REPORTS[risk] = explain_network(template(shape))
+    risk.trace_report = template(shape).trace_report
     risk.subset = lambda index: risk_of(shape, x[index], targets[index], risk._weights[index])  # type: ignore[method-assign]
     return risk
 

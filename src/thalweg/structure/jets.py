@@ -1,0 +1,134 @@
+"""An activation together with its derivatives: what they have in common is computed once.
+
+`tanh` costs far more than a multiplication, and value, slope and second derivative of it all follow from one. Where
+nothing is written here the function and its declared derivatives are evaluated one by one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable
+from functools import cache, partial
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from thalweg.structure.activation_table import softplus_facts
+from thalweg.structure.activations import ActivationFacts, Scaled, activation_facts
+
+__all__ = ["jet"]
+
+Jet = Callable[[Tensor, int], list[Tensor]]
+"""From arguments and an order (0 to 2) to the value and the derivatives up to that order."""
+
+
+def jet(facts: ActivationFacts, z: Float[Tensor, "..."], order: int) -> list[Float[Tensor, "..."]]:
+    """The value of an activation and its derivatives up to an order, each ``(...)``.
+
+    >>> [entry.item() for entry in jet(activation_facts("square"), torch.tensor(3.0), 2)]
+    [9.0, 6.0, 2.0]
+    """
+    shared = _shared(facts.function) if order else None
+    if shared is None or order > 2:
+        return [facts.derivative(z, k) for k in range(order + 1)]
+    return shared(z, order)
+
+
+def _shared(function: Any) -> Jet | None:
+    if isinstance(function, Scaled):
+        inside = _shared(function.function)
+        return None if inside is None else partial(_scaled, inside, function.inner, function.outer)
+    if isinstance(function, partial):
+        return partial(_softplus, **function.keywords) if function.func is _softplus_itself() else None
+    return _by_function().get(function) if isinstance(function, Hashable) else None
+
+
+def _scaled(inside: Jet, inner: float, outer: float, z: Tensor, order: int) -> list[Tensor]:
+    found = inside(inner * z if inner != 1 else z, order)
+    factors = [outer * inner**k for k in range(order + 1)]
+    return [each if factor == 1 else factor * each for factor, each in zip(factors, found, strict=True)]
+
+
+def _tanh(z: Tensor, order: int) -> list[Tensor]:
+    t = torch.tanh(z)
+    slope = 1 - t * t
+    return [t, slope] if order == 1 else [t, slope, t * slope * -2]
+
+
+def _sigmoid(z: Tensor, order: int) -> list[Tensor]:
+    up, down = torch.sigmoid(z), torch.sigmoid(-z)
+    slope = up * down
+    return [up, slope] if order == 1 else [up, slope, slope * (down - up)]
+
+
+def _density(z: Tensor) -> Tensor:
+    return torch.exp(z * z / -2) / math.sqrt(2 * math.pi)
+
+
+def _share(z: Tensor) -> Tensor:
+    return 0.5 * torch.erfc(z / -math.sqrt(2))
+
+
+def _erf(z: Tensor, order: int) -> list[Tensor]:
+    value, slope = torch.erf(z / math.sqrt(2)), 2 * _density(z)
+    return [value, slope] if order == 1 else [value, slope, -z * slope]
+
+
+def _normal(z: Tensor, order: int) -> list[Tensor]:
+    slope = _density(z)
+    return [_share(z), slope] if order == 1 else [_share(z), slope, -z * slope]
+
+
+def _softplus(z: Tensor, order: int, beta: float = 1.0, threshold: float = 20.0) -> list[Tensor]:
+    value = functional.softplus(z, beta, threshold)
+    inside = _sigmoid(beta * z if beta != 1 else z, order - 1) if order == 2 else [torch.sigmoid(beta * z)]
+    linear = beta * z > threshold
+    found = [value, torch.where(linear, 1.0, inside[0])]
+    return found if order == 1 else [*found, torch.where(linear, 0.0, beta * inside[1])]
+
+
+def _field(z: Tensor, order: int) -> list[Tensor]:
+    ramp = _softplus(z, order)
+    step = _scaled(_sigmoid, 4.0, 1.0, z, order)
+    return [a + b for a, b in zip(ramp, step, strict=True)]
+
+
+def _gelu(z: Tensor, order: int) -> list[Tensor]:
+    share, density = _share(z), _density(z)
+    found = [z * share, share + z * density]
+    return found if order == 1 else [*found, (2 - z * z) * density]
+
+
+def _silu(z: Tensor, order: int) -> list[Tensor]:
+    share, slope, *bend = _sigmoid(z, order)
+    found = [z * share, share + z * slope]
+    return found if order == 1 else [*found, 2 * slope + z * bend[0]]
+
+
+def _exp(z: Tensor, order: int) -> list[Tensor]:
+    return [torch.exp(z)] * (order + 1)
+
+
+@cache
+def _softplus_itself() -> Any:
+    function = softplus_facts().function
+    assert isinstance(function, partial)
+    return function.func
+
+
+@cache
+def _by_function() -> dict[Any, Jet]:
+    named = {
+        "tanh": _tanh,
+        "sigmoid": _sigmoid,
+        "erf(z/sqrt2)": _erf,
+        "normal_cdf": _normal,
+        "sigmoid(4z)+softplus(z)": _field,
+        "gelu": _gelu,
+        "silu": _silu,
+        "exp": _exp,
+    }
+    return {activation_facts(name).function: rule for name, rule in named.items()}

@@ -1,0 +1,48 @@
+"""Activations with their derivatives, computed together: the declared derivatives, and autograd, are the judges."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from thalweg.structure import ActivationFacts, jet, registered_activations, softplus_facts
+
+POINTS = torch.cat([torch.linspace(-40, 40, 801), torch.tensor([1e-9, -1e-9, 0.3, 25.0, -25.0])]).double()
+SOME = [
+    *registered_activations(),
+    softplus_facts(beta=3.0),
+    *(facts.rescaled(inner=-2.5, outer=0.7) for facts in registered_activations()),
+    next(iter(registered_activations())).rescaled(inner=2.0).rescaled(outer=-1.0),
+]
+
+
+@pytest.mark.parametrize("facts", SOME, ids=lambda facts: facts.name)
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_a_jet_is_the_function_and_its_derivatives(facts: ActivationFacts, order: int) -> None:
+    z = POINTS if facts.name not in ("exp", "exp(-2.5z)") else POINTS / 2
+    found = jet(facts, z, order)
+    assert len(found) == order + 1
+    for k, each in enumerate(found):
+        expected = facts.derivative(z, k)
+        assert each.dtype == torch.float64
+        size = (1 + expected.abs()) * (1 + z.abs())  # what cancels has terms of this size
+        assert bool(((each - expected).abs() <= 1e-14 * size).all())
+
+
+@pytest.mark.parametrize("facts", SOME, ids=lambda facts: facts.name)
+def test_a_slope_is_the_derivative_by_autograd(facts: ActivationFacts) -> None:
+    z = POINTS[POINTS.abs() < 19].clone().requires_grad_()
+    value = facts(z)
+    (slope,) = torch.autograd.grad(value.sum(), z)
+    found = jet(facts, z.detach(), 2)[1]
+    assert torch.allclose(found, slope, rtol=1e-12, atol=1e-13 * float(slope.abs().max() + 1))
+
+
+def test_tails_keep_their_digits() -> None:
+    """A slope of 1e-11 is known to many digits, though the value is one."""
+    by_name = {facts.name: facts for facts in registered_activations()}
+    z = torch.tensor([-25.0, 25.0], dtype=torch.float64)
+    _, slope, bend = jet(by_name["sigmoid"], z, 2)
+    tail = float(torch.exp(torch.tensor(-25.0, dtype=torch.float64)))
+    assert slope.tolist() == pytest.approx([tail / (1 + tail) ** 2] * 2, rel=1e-14)
+    assert bend.tolist() == pytest.approx([tail * (1 - tail) / (1 + tail) ** 3, -tail * (1 - tail) / (1 + tail) ** 3])
