@@ -55,8 +55,7 @@ def untouched_random_state() -> Iterator[None]:
     python_before, torch_before = random.getstate(), torch.get_rng_state()
     numpy_before = np.random.get_state()  # noqa: NPY002  the global state is what is being watched
     yield
-    if not CHECKED:  # beartype draws from Python's global generator to choose which items of a container it looks at
-        assert random.getstate() == python_before, "Python's global random state was moved"
+    assert random.getstate() == python_before, "Python's global random state was moved"
     assert torch.equal(torch.get_rng_state(), torch_before), "torch's global random state was moved"
     numpy_after = np.random.get_state()  # noqa: NPY002
     assert all(np.array_equal(a, b) for a, b in zip(numpy_before, numpy_after, strict=True)), (

@@ -122,7 +122,7 @@ class ClosedForm:
     def _groups(self, rows: Tensor, cost: Cost) -> Iterator[tuple[slice, Iterator[Part]]]:
         """Some parameter vectors at a time, with all parts of the data."""
         passes = plan_passes(cost, len(rows))
-        for first in range(0, len(rows), passes.copies):
+        for first in range(0, max(1, len(rows)), passes.copies):  # no rows are one group too
             yield slice(first, first + passes.copies), self._parts(passes.samples)
 
     def _parts(self, samples: int) -> Iterator[Part]:
@@ -134,7 +134,7 @@ class ClosedForm:
 
     def _pieces(self, rows: Tensor, cost: Cost) -> Iterator[tuple[slice, slice]]:
         passes = plan_passes(cost, len(rows))
-        for first in range(0, len(rows), passes.copies):
+        for first in range(0, max(1, len(rows)), passes.copies):  # no rows are one group too
             for some in self._cut(passes.samples):
                 yield slice(first, first + passes.copies), some
 
