@@ -1,9 +1,9 @@
-"""Closed-form Hessians of multilayer perceptrons against automatic differentiation, on one thread, in float64.
+"""Closed-form derivatives of multilayer perceptrons against automatic differentiation, on one thread, in float64.
 
 One hidden layer of 10, 50 and 100 softplus units over two inputs (41, 201 and 401 parameters), squared errors of N
 samples. What is timed is `objective.hessian(theta)` as a user calls it, with all its checks; the others get a plain
 function of one flat vector, as their documentation shows it. All are called in turn, so that a busy moment hits them
-alike; medians. Then many parameter vectors at once against one after another.
+alike; medians. Then values and gradients, and many parameter vectors at once against one after another.
 
 Run: ``python -m benchmarks.run derivatives``.
 """
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import thalweg as tw
 
-TITLE = "Hessians in closed form against automatic differentiation"
+TITLE = "Derivatives in closed form against automatic differentiation"
 UNITS, SAMPLES = (10, 50, 100), (10, 100, 1_000, 10_000)
 SEEDS = 64
 SLOW = 3.0
@@ -57,11 +57,11 @@ def medians(calls: dict[str, Callable[[], object]], repeats: int = 9) -> dict[st
 
 
 def run() -> str:
-    """Both tables as Markdown."""
+    """All tables as Markdown."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return "\n\n".join([hessians(), batches()])
+        return "\n\n".join([hessians(), gradients(), batches()])
     finally:
         torch.set_num_threads(threads)
 
@@ -91,6 +91,44 @@ def hessians() -> str:
                 f"| {found['func'] / ours:.1f} |"
             )
             print(lines[-1], flush=True)
+    return "\n".join(lines)
+
+
+def gradients() -> str:
+    """Value and gradient of one parameter vector, against a pass forward and back of the same loss written by hand."""
+    lines = [
+        "Value and gradient in one call, against `torch.autograd.grad` of the plain function and against our own "
+        "objective with `derivatives=\"autograd\"`.",
+        "",
+        "| parameters | N | thalweg (us) | plain torch / thalweg | derivatives=\"autograd\" / thalweg |",
+        "|---|---|---|---|---|",
+    ]
+
+    def by_torch(f: Callable[[Tensor], Tensor], theta: Tensor) -> object:
+        leaf = theta.requires_grad_()
+        value = f(leaf)
+        return value.detach(), torch.autograd.grad(value, leaf)
+
+    for units in UNITS:
+        for samples in SAMPLES:
+            risk, plain = problem(units, samples)
+            slow = tw.EmpiricalRisk(
+                nn.Sequential(nn.Linear(2, units), nn.Softplus(), nn.Linear(units, 1)).double(), nn.MSELoss(),
+                risk.inputs, risk.targets, derivatives="autograd",
+            )  # fmt: skip
+            found = medians(
+                {
+                    "thalweg": lambda risk=risk: risk.evaluate(risk.initial, 1),
+                    "torch": lambda f=plain, risk=risk: by_torch(f, risk.initial.clone()),
+                    "autograd": lambda slow=slow: slow.evaluate(slow.initial, 1),
+                },
+                repeats=201,
+            )
+            ours = found["thalweg"]
+            lines.append(
+                f"| {risk.space.size} | {samples:,} | {1e6 * ours:.0f} | {found['torch'] / ours:.2f} "
+                f"| {found['autograd'] / ours:.2f} |"
+            )
     return "\n".join(lines)
 
 

@@ -28,7 +28,7 @@ class Passed(NamedTuple):
     """One pass forward.
 
     Attributes:
-        entering: what enters each layer, with a last column of ones for a bias, ``(S, n, p)``.
+        entering: what enters each layer, with a last column of ones for a bias (or without), ``(S, n, p)``.
         slopes: of each layer's activation, ``(S, n, m)``; None for the identity, and where they were not asked for.
         bends: its second derivatives, ``(S, n, m)``; None also where they vanish, as those of a ReLU do.
         outputs: ``(S, n, C)``.
@@ -72,9 +72,15 @@ class Bend(NamedTuple):
         return part.shape[1]
 
 
-def gradient_of(passed: Passed, signals: list[Tensor]) -> Float[Tensor, "S L"]:
-    """``sum_n d_k a_{k-1}`` of all layers, in their order."""
-    return torch.cat([torch.bmm(d.mT, a).flatten(1) for d, a in zip(signals, passed.entering, strict=True)], 1)
+def gradient_of(layers: list[Layer], passed: Passed, signals: list[Tensor]) -> Float[Tensor, "S L"]:
+    """``sum_n d_k a_{k-1}`` of all layers, in their order; of a bias without a column of ones, ``sum_n d_k``."""
+    found = []
+    for layer, signal, entering in zip(layers, signals, passed.entering, strict=True):
+        part = torch.bmm(signal.mT, entering)
+        if part.shape[2] < layer.columns:
+            part = torch.cat([part, signal.sum(1).unsqueeze(-1)], -1)
+        found.append(part.flatten(1))
+    return torch.cat(found, 1)
 
 
 def summed(bend: Float[Tensor, "S n m i"], left: Tensor, right: Tensor) -> Float[Tensor, "S m p i q"]:

@@ -130,14 +130,14 @@ class Perceptron:
 
     def outputs(self, rows: Float[Tensor, "S P"], x: Float[Tensor, "1 n p"]) -> Float[Tensor, "S n C"]:
         """Outputs of each sample."""
-        return self._forward(self._layout.weights(rows), x, 0).outputs
+        return self._forward(self._layout.weights(rows), x, 0, ones=False).outputs
 
     def values(self, rows: Float[Tensor, "S P"], parts: Iterator[Part]) -> Float[Tensor, " S"]:
         """The loss over all parts of the data."""
         weights = self._layout.weights(rows)
         total: Tensor | None = None
         for x, loss in parts:
-            total = _plus(total, loss.value(self._forward(weights, x, 0).outputs))
+            total = _plus(total, loss.value(self._forward(weights, x, 0, ones=False).outputs))
         return _made(total)
 
     def gradients(
@@ -148,10 +148,10 @@ class Perceptron:
         total: Tensor | None = None
         gradient: Tensor | None = None
         for x, loss in parts:
-            passed = self._forward(weights, x, 1)
+            passed = self._forward(weights, x, 1, ones=False)
             value, slopes = loss.value_and_slopes(passed.outputs)
             total = _plus(total, value)
-            gradient = _plus(gradient, gradient_of(passed, self._signals(weights, passed, slopes)[0]))
+            gradient = _plus(gradient, gradient_of(self.layers, passed, self._signals(weights, passed, slopes)[0]))
         return _made(total), self._layout.gathered(_made(gradient))
 
     def hessians(
@@ -165,7 +165,7 @@ class Perceptron:
             passed = self._forward(weights, x, 2)
             value, slopes = loss.value_and_slopes(passed.outputs)
             signals, incoming = self._signals(weights, passed, slopes)
-            total, gradient = _plus(total, value), _plus(gradient, gradient_of(passed, signals))
+            total, gradient = _plus(total, value), _plus(gradient, gradient_of(self.layers, passed, signals))
             blocks = None
             if self._by_outputs:
                 self._add_of_outputs(whole, weights, passed, loss)
@@ -198,17 +198,25 @@ class Perceptron:
 
     # -- passes --------------------------------------------------------------------------------------------------------
 
-    def _forward(self, weights: Weights, x: Tensor, order: int) -> Passed:
-        """What each layer computes, and the derivatives of its activation up to an order."""
+    def _forward(self, weights: Weights, x: Tensor, order: int, *, ones: bool = True) -> Passed:
+        """What each layer computes, and the derivatives of its activation up to an order.
+
+        Without ones what enters the hidden layers has no last column of them, and biases are added by themselves: less
+        is copied so.
+        """
         a = x.expand(len(weights.whole[0]), -1, -1)
         entering: list[Tensor] = []
         slopes: list[Tensor | None] = []
         bends: list[Tensor | None] = []
         for k, (layer, facts) in enumerate(zip(self.layers, self.activations, strict=True)):
-            if layer.biased and k:
+            apart = layer.biased and k and not ones
+            if layer.biased and k and ones:
                 a = torch.cat([a, self._one.expand(a.shape[0], a.shape[1], 1)], -1)
             entering.append(a)
-            a = torch.bmm(a, weights.whole[k].mT)
+            if apart:
+                a = torch.baddbmm(weights.whole[k][:, None, :, -1], a, weights.inner[k].mT)
+            else:
+                a = torch.bmm(a, weights.whole[k].mT)
             derivatives: list[Tensor] = []
             if facts.name != "identity":
                 a, *derivatives = jet(facts, a, 1 if facts.piecewise_linear and order == 2 else order)

@@ -84,10 +84,11 @@ def _normal(z: Tensor, order: int) -> list[Tensor]:
 
 def _softplus(z: Tensor, order: int, beta: float = 1.0, threshold: float = 20.0) -> list[Tensor]:
     value = functional.softplus(z, beta, threshold)
-    inside = _sigmoid(beta * z if beta != 1 else z, order - 1) if order == 2 else [torch.sigmoid(beta * z)]
+    if order == 1:  # in one pass over the numbers, as autograd takes it
+        return [value, torch.ops.aten.softplus_backward(z.new_ones(()).expand_as(z), z, beta, threshold)]
     linear = beta * z > threshold
-    found = [value, torch.where(linear, 1.0, inside[0])]
-    return found if order == 1 else [*found, torch.where(linear, 0.0, beta * inside[1])]
+    up, slope = _sigmoid(beta * z if beta != 1 else z, 1)
+    return [value, torch.where(linear, 1.0, up), torch.where(linear, 0.0, beta * slope)]
 
 
 def _field(z: Tensor, order: int) -> list[Tensor]:
