@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` do
         Penalty,
         SumObjective,
         as_theta,
+        population_risk,
         restrict,
         taylor,
     )
@@ -47,6 +48,7 @@ _HOME = {
     # what is minimised
     "Objective": "objectives",
     "EmpiricalRisk": "objectives",
+    "population_risk": "objectives",
     "SumObjective": "objectives",
     "L2": "objectives",
     "Penalty": "objectives",
@@ -87,6 +89,7 @@ __all__ = [
     "SumObjective",
     "L2",
     "Penalty",
+    "population_risk",
     "restrict",
     "taylor",
     "as_theta",

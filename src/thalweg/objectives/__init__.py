@@ -2,6 +2,14 @@
 
 from thalweg.objectives.capabilities import Capability, require
 from thalweg.objectives.convert import as_theta, find_risk, load_into_model
+from thalweg.objectives.gaussian_kernels import (
+    arc_cosine_kernel,
+    erf_kernel,
+    erf_mean,
+    relu_kernel,
+    relu_mean,
+    relu_square,
+)
 from thalweg.objectives.kinks import KinkReport
 from thalweg.objectives.losses import LossFacts, facts_of, register_loss
 from thalweg.objectives.networks import explain_network
@@ -9,6 +17,7 @@ from thalweg.objectives.objective import Evaluation, Objective
 from thalweg.objectives.outputs import OutputObjective
 from thalweg.objectives.paths import DerivativePath
 from thalweg.objectives.penalties import L2, Penalty
+from thalweg.objectives.population import PopulationRisk, gauss_hermite_risk, population_risk
 from thalweg.objectives.restriction import RestrictedObjective, restrict
 from thalweg.objectives.risk import EmpiricalRisk
 from thalweg.objectives.sums import SumObjective
@@ -25,14 +34,23 @@ __all__ = [
     "Objective",
     "OutputObjective",
     "Penalty",
+    "PopulationRisk",
     "RestrictedObjective",
     "SumObjective",
+    "arc_cosine_kernel",
     "as_theta",
+    "erf_kernel",
+    "erf_mean",
     "explain_network",
     "facts_of",
     "find_risk",
+    "gauss_hermite_risk",
     "load_into_model",
+    "population_risk",
     "register_loss",
+    "relu_kernel",
+    "relu_mean",
+    "relu_square",
     "require",
     "restrict",
     "taylor",

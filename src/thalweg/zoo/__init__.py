@@ -7,7 +7,6 @@ from thalweg.zoo.critical import CriticalPoint, KnowsCriticalPoints, PointKind, 
 from thalweg.zoo.degenerate import CubicInflection, MonkeySaddle, Quartic
 from thalweg.zoo.duplicated_neuron import DuplicatedNeuron
 from thalweg.zoo.infinity import Escape, RunsAway
-from thalweg.zoo.kernels import arc_cosine_kernel, erf_kernel, erf_kernel_with_bias
 from thalweg.zoo.linear_network import LinearNetwork
 from thalweg.zoo.linear_spectrum import subset_spectrum
 from thalweg.zoo.plateau import Bump, ExponentialTail
@@ -44,9 +43,6 @@ __all__ = [
     # networks
     "DuplicatedNeuron",
     "ReluTeacherStudent",
-    "arc_cosine_kernel",
-    "erf_kernel",
-    "erf_kernel_with_bias",
     # small functions
     "ProductChain",
     "HyperbolicValley",

@@ -13,10 +13,9 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from thalweg.foundation import InvalidInputError, ParameterSpace
-from thalweg.objectives import Capability, Objective
+from thalweg.objectives import Capability, Objective, erf_kernel
 from thalweg.zoo.critical import CriticalPoint
 from thalweg.zoo.infinity import Escape
-from thalweg.zoo.kernels import erf_kernel, erf_kernel_with_bias
 
 __all__ = ["ChannelEnd", "ErfChannel"]
 
@@ -155,7 +154,7 @@ def _gram(w: Tensor) -> Tensor:
 def _overlap(w: Tensor) -> Tensor:
     """``E[s(w_i x) f*(x)]``; the two halves of the target contribute alike."""
     slope, offset = (torch.tensor([number], dtype=w.dtype) for number in (SLOPE, OFFSET))
-    return 2 * erf_kernel_with_bias(w.unsqueeze(1), slope, offset)
+    return 2 * erf_kernel(w.unsqueeze(1), slope, c=offset)
 
 
 def _target_power() -> float:

@@ -10,10 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.foundation import InvalidInputError, ParameterSpace
-from thalweg.objectives import Capability, Objective
+from thalweg.objectives import Capability, Objective, arc_cosine_kernel
 from thalweg.zoo._samples import as_matrix
 from thalweg.zoo.critical import CriticalPoint, orthonormal
-from thalweg.zoo.kernels import arc_cosine_kernel
 
 __all__ = ["ReluTeacherStudent"]
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from scipy.special import owens_t
 
+from thalweg.objectives import arc_cosine_kernel, erf_kernel, erf_mean, relu_kernel, relu_mean, relu_square
 from thalweg.objectives.kinks import record_kinks
 from thalweg.objectives.paths import quiet
-from thalweg.zoo import arc_cosine_kernel, erf_kernel, erf_kernel_with_bias
 
 
 def tensor(*values: float) -> torch.Tensor:
@@ -179,22 +179,126 @@ def test_erf_kernel_with_bias(w, v, bias) -> None:
 
     corner = -bias / v
     wanted = mpmath.quad(integrand, [-10, -3, -1, corner - 0.1, corner, corner + 0.1, -0.05, 0, 0.05, 1, 3, 10])
-    found = float(erf_kernel_with_bias(tensor(w), tensor(v), tensor(bias).squeeze()))
+    found = float(erf_kernel(tensor(w), tensor(v), c=tensor(bias).squeeze()))
     assert found == pytest.approx(float(wanted), abs=1e-12)
     h, rho = bias / np.sqrt(1 + v**2), w * v / np.sqrt((1 + w**2) * (1 + v**2))
     assert found == pytest.approx(4 * owens_t(h, rho / np.sqrt(1 - rho**2)), abs=1e-14)
 
 
 def test_the_quadrature_is_exact_as_far_as_it_says() -> None:
-    for h in (0.0, 0.5, 1.5, 3.0):
-        for tangent in (0.01, 1.0, 5.0, 20.0):
+    for h in (0.0, 0.01, 0.5, 1.5, 3.0, 6.0):
+        for tangent in (0.01, 1.0, 5.0, 20.0, 1000.0):
             # for w = v = s the tangent s^2 / sqrt(1 + 2 s^2) is t when s^2 = t (t + sqrt(1 + t^2))
             s = np.sqrt(tangent * (tangent + np.sqrt(1 + tangent**2)))
-            found = erf_kernel_with_bias(tensor(s), tensor(s), tensor(h * np.sqrt(1 + s**2)).squeeze())
+            found = erf_kernel(tensor(s), tensor(s), c=tensor(h * np.sqrt(1 + s**2)).squeeze())
             assert float(found) == pytest.approx(4 * owens_t(h, tangent), abs=1e-14)
 
 
 def test_without_bias_the_two_erf_kernels_agree() -> None:
     w, v = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     zeros = torch.zeros(5, dtype=torch.float64)
-    torch.testing.assert_close(erf_kernel_with_bias(w, v, zeros), erf_kernel(w, v), atol=1e-14, rtol=0)
+    torch.testing.assert_close(erf_kernel(w, v, zeros), erf_kernel(w, v), atol=1e-14, rtol=0)
+
+
+# -- biases in both units --------------------------------------------------------------------------------------------
+
+PAIRS = [
+    (r, q, u, b, c)
+    for r, q, u in ((0.8, 0.3, 0.4), (2.0, 0.8, -0.95), (0.3, 2.0, 0.95), (2.0, 2.0, 0.0), (0.8, 1.7, -0.5))
+    for b, c in ((-0.2, 2.0), (0.0, 0.0), (1.0, 1.0), (-1.5, 0.3))
+]
+
+
+def average(f, g, r, q, u, b, c):
+    """``E[f(z) g(z')]`` of Gaussian arguments, over one of the two in closed form of the other's conditional mean."""
+
+    def inner(x):
+        mean, spread = q * u * x + c, q * mpmath.sqrt(1 - mpmath.mpf(u) ** 2)
+        return f(r * x + b) * g(mean, spread) * mpmath.npdf(x)
+
+    corners = {mpmath.mpf(-b) / r, mpmath.mpf(-c) / (q * u) if u else mpmath.mpf(0), mpmath.mpf(0)}
+    return mpmath.quad(inner, sorted({-12, -4, -1.5, *(x for x in corners if abs(x) < 12), 1.5, 4, 12}))
+
+
+def planes(r, q, u):
+    return tensor(r, 0.0), tensor(q * u, q * np.sqrt(1 - u * u))
+
+
+@pytest.mark.parametrize(("r", "q", "u", "b", "c"), PAIRS)
+def test_pairs_of_erf_units(r, q, u, b, c) -> None:
+    def smeared(mean, spread):
+        return mpmath.erf(mean / mpmath.sqrt(2 * (1 + spread**2)))
+
+    with mpmath.workdps(25):
+        wanted = average(lambda z: mpmath.erf(z / mpmath.sqrt(2)), smeared, r, q, u, b, c)
+    found = erf_kernel(*planes(r, q, u), tensor(b).squeeze(), tensor(c).squeeze())
+    assert float(found) == pytest.approx(float(wanted), abs=1e-13)
+
+
+@pytest.mark.parametrize(("r", "q", "u", "b", "c"), PAIRS)
+def test_pairs_of_relu_units(r, q, u, b, c) -> None:
+    def rectified(mean, spread):
+        return mean * mpmath.ncdf(mean / spread) + spread * mpmath.npdf(mean / spread)
+
+    with mpmath.workdps(25):
+        wanted = average(lambda z: max(0, z), rectified, r, q, u, b, c)
+    found = relu_kernel(*planes(r, q, u), tensor(b).squeeze(), tensor(c).squeeze())
+    assert float(found) == pytest.approx(float(wanted), abs=1e-13 * r * q * (1 + (b / r) ** 2 + (c / q) ** 2))
+
+
+@pytest.mark.parametrize(("r", "b"), [(0.8, -0.2), (2.0, 2.0), (0.3, 0.0), (1.0, -3.0)])
+def test_single_units(r, b) -> None:
+    w, bias = tensor(0.6 * r, 0.8 * r), tensor(b).squeeze()
+    edge = max(-12, min(12, -b / r))
+    relu = [mpmath.quad(lambda x, k=k: (r * x + b) ** k * mpmath.npdf(x), [edge, edge + 1, 13]) for k in (1, 2)]
+    assert float(relu_mean(w, bias)) == pytest.approx(float(relu[0]), abs=1e-14)
+    assert float(relu_square(w, bias)) == pytest.approx(float(relu[1]), abs=1e-14)
+    erf = mpmath.quad(lambda x: mpmath.erf((r * x + b) / mpmath.sqrt(2)) * mpmath.npdf(x), [-12, -2, 0, 2, 12])
+    assert float(erf_mean(w, bias)) == pytest.approx(float(erf), abs=1e-13)
+
+
+def test_biased_relus_go_over_into_the_kernel_without_biases_and_into_the_square() -> None:
+    zero = torch.zeros((), dtype=torch.float64)
+    for angle in (0.01, 0.5, 2.0, 3.1):
+        w, v = vector(0.2, 1.3), vector(0.2 + angle, 0.7)
+        assert float(relu_kernel(w, v, zero, zero)) == pytest.approx(float(arc_cosine_kernel(w, v)), abs=1e-14)
+    w = vector(0.2, 1.3)
+    for angle in (0.0, 1e-12, 1e-8, 1e-5, 1e-4):  # what is held near parallel vectors is not seen in the value
+        bias = tensor(0.7).squeeze()
+        near = relu_kernel(w, vector(0.2 + angle, 1.3), bias, bias)
+        assert float(near) == pytest.approx(float(relu_square(w, bias)), abs=3 * angle**2 + 1e-13)
+        apart = relu_kernel(w, vector(0.2 + angle, 1.3), bias, -bias)  # kinks that do not meet
+        wanted = mpmath.quad(lambda x: (1.3 * x + 0.7) * (1.3 * x - 0.7) * mpmath.npdf(x), [0.7 / 1.3, 2, 12])
+        assert float(apart) == pytest.approx(float(wanted), abs=3 * angle + 1e-13)
+
+
+def test_a_relu_without_weights_is_a_constant() -> None:
+    w, v, c = torch.zeros(2, dtype=torch.float64), vector(0.3, 0.9), tensor(0.4).squeeze()
+    for b in (0.7, -0.7, 300.0):
+        bias = tensor(b).squeeze()
+        assert float(relu_mean(w, bias)) == max(b, 0)
+        assert float(relu_square(w, bias)) == max(b, 0) ** 2
+        assert float(relu_kernel(w, v, bias, c)) == pytest.approx(max(b, 0) * float(relu_mean(v, c)), rel=1e-14)
+        hessian = torch.func.hessian(lambda x: relu_kernel(x[:2], v, x[2], c))(torch.cat([w, bias.reshape(1)]))
+        assert bool(torch.isfinite(hessian).all())
+
+
+@pytest.mark.parametrize("kernel", [erf_kernel, relu_kernel])
+@pytest.mark.parametrize("angle", [0.05, 1.2, 3.0])
+def test_derivatives_of_biased_kernels(kernel, angle) -> None:
+    """Against central differences of values that are exact: gradients of gradients too."""
+    both = torch.cat([vector(0.1, 1.3), vector(0.1 + angle, 0.8), tensor(0.4, -0.6)])
+
+    def joint(x: torch.Tensor) -> torch.Tensor:
+        return kernel(x[:2], x[2:4], x[4], x[5])
+
+    gradient = torch.func.grad(joint)
+    hessian = torch.func.hessian(joint)(both)
+    for e in torch.eye(6, dtype=torch.float64):
+        assert float(gradient(both) @ e) == pytest.approx(float(difference(joint, both, e)), abs=1e-10)
+        torch.testing.assert_close(hessian @ e, difference(gradient, both, e), atol=1e-9, rtol=1e-9)
+
+
+def difference(f, x: torch.Tensor, e: torch.Tensor, h: float = 1e-4) -> torch.Tensor:
+    """The derivative of f along e, by central differences of fourth order."""
+    return (8 * (f(x + h * e) - f(x - h * e)) - f(x + 2 * h * e) + f(x - 2 * h * e)) / (12 * h)
