@@ -192,6 +192,29 @@ def test_small_networks_are_never_run_once_they_are_known(monkeypatch: pytest.Mo
                 risk.gradient(risk.initial)
 
 
+class Gated(nn.Module):
+    """A perceptron while its last weights are small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(3, 4), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.a(x))
+        return self.b(h) if float(self.b.weight.detach().norm()) < 20 else 0.5 * self.b(h)
+
+
+def test_a_network_that_changes_with_its_weights_is_never_taken_for_a_perceptron() -> None:
+    x, y = draw(9, 3), draw(9, 1, seed=1)
+    model = Gated().double()
+    risk = tw.EmpiricalRisk(model, nn.MSELoss(), x, y)
+    risk.value(risk.initial)
+    theta = 100 * draw(risk.space.size, seed=3)
+    with torch.no_grad():
+        expected = nn.functional.mse_loss(torch.func.functional_call(model, risk.space.unflatten(theta), (x,)), y)
+    assert float(risk.value(theta)) == pytest.approx(float(expected), rel=1e-12)
+
+
 def test_a_large_network_takes_values_by_its_module() -> None:
     """A trace would gain nothing there: its passes are products of matrices anyway."""
     model = perceptron((100, 200, 10), [nn.Tanh()])

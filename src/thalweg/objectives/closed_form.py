@@ -18,6 +18,9 @@ from thalweg.structure import DenseNetwork
 
 __all__ = ["ClosedForm", "closed_form"]
 
+MOVES = (0.1, 1.0, 30.0)
+"""How far from the initial parameters, relative to one and their size, the closed form is held against the module."""
+
 
 def closed_form(risk: EmpiricalRisk) -> ClosedForm | None:
     """The closed form of a risk's derivatives; None where its network is no multilayer perceptron on all its data."""
@@ -36,16 +39,23 @@ def _suits(risk: EmpiricalRisk, network: DenseNetwork) -> bool:
 
 
 def _agrees(risk: EmpiricalRisk, found: ClosedForm) -> bool:
-    """Whether it gives the module's outputs for all data.
+    """Whether it gives the module's outputs for all data, at parameters near and far.
 
-    Networks are traced with a few samples, and may do something else with many.
+    Networks are traced with a few samples, and may do something else with many, or with large weights.
     """
     generator = torch.Generator().manual_seed(0)
-    move = 0.1 * torch.randn(risk.initial.shape, generator=generator, dtype=torch.float64).to(risk.initial)
-    theta = risk.initial + move * (1 + risk.initial.abs())
-    expected, outputs = risk.outputs(theta), found.outputs(theta)
-    apart, largest = float((outputs - expected).abs().max()), float(expected.abs().max())
-    return apart <= 1e-3 * AGREEMENT[risk.dtype] * (1 + largest)  # also false where either is no number
+    for size in MOVES:
+        move = size * torch.randn(risk.initial.shape, generator=generator, dtype=torch.float64).to(risk.initial)
+        theta = risk.initial + move * (1 + risk.initial.abs())
+        expected, outputs = risk.outputs(theta), found.outputs(theta)
+        finite = torch.isfinite(expected)
+        if not torch.equal(finite, torch.isfinite(outputs)):
+            return False
+        apart = torch.where(finite, outputs - expected, 0.0).abs().max()
+        largest = torch.where(finite, expected, 0.0).abs().max()
+        if not bool(apart <= 1e-3 * AGREEMENT[risk.dtype] * (1 + largest)):
+            return False
+    return True
 
 
 class ClosedForm:
