@@ -141,7 +141,9 @@ def test_frozen_parameters_stay() -> None:
 
 
 @pytest.mark.soak
-def test_a_sample_is_minimised_at_a_distance_that_falls_as_its_size() -> None:
+def test_a_sample_is_minimised_at_a_distance_that_falls_as_its_size(
+    soak_figure: Callable[[str, object], None],
+) -> None:
     """The squared distance of the minimiser of N samples to that of the population falls as 1/N."""
     teacher, student = network(3, 2, 1, Erf(), seed=3), network(3, 1, 1, Erf(), seed=4)
     population = PopulationRisk(student, teacher)
@@ -157,6 +159,7 @@ def test_a_sample_is_minimised_at_a_distance_that_falls_as_its_size() -> None:
             squares.append(float((tw.minimize(risk, best.theta).theta - best.theta).square().sum()))
         means.append(math.log(sum(squares) / len(squares)))
     slope = (means[2] - means[0]) / math.log(100)
+    soak_figure("slope of the squared distance in the number of samples", f"{slope:.3f}")
     assert slope == pytest.approx(-1, abs=0.15)
 
 
@@ -181,3 +184,18 @@ def test_what_has_no_closed_form_is_integrated_or_refused_by_name() -> None:
         gauss_hermite_risk(nn.Bilinear(2, 2, 1), torch.sin)
     with pytest.raises(MemoryLimitError, match="nodes"), memory_limit("1MB"):
         gauss_hermite_risk(network(2, 3, 1, nn.Tanh()), torch.sin, nodes=1000)
+
+
+def test_bad_networks_are_named() -> None:
+    for maker in (Erf, nn.Tanh):  # in closed form, and by quadrature
+        with pytest.raises(InvalidInputError, match=r"the teacher fails on inputs of 2 number\(s\): mat1"):
+            population_risk(network(2, 3, 1, maker()), network(3, 3, 1, maker()))
+        broken = network(2, 3, 1, maker())
+        with torch.no_grad():
+            broken[0].weight[0, 0] = math.nan
+        with pytest.raises(InvalidInputError, match=r"the teacher's parameter '0.weight' holds NaN"):
+            population_risk(network(2, 3, 1, maker()), broken)
+        with pytest.raises(InvalidInputError, match=r"the student fails on inputs of 3 number\(s\)"):
+            population_risk(network(2, 3, 1, maker()), network(3, 3, 1, maker()), dimension=3)
+    with pytest.raises(InvalidInputError, match=r"the student must be an nn.Module, got str"):
+        population_risk("student", broken)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from scipy.special import roots_hermitenorm
 from torch import Tensor, nn
 
-from thalweg.foundation import Cost, InvalidInputError, NotApplicableError, require_memory
+from thalweg.foundation import Cost, InvalidInputError, NotApplicableError, first_line, require_memory
 from thalweg.objectives.objective import Objective
 from thalweg.objectives.risk import EmpiricalRisk
 from thalweg.objectives.unit_averages import AVERAGES, Units
@@ -67,7 +67,7 @@ class PopulationRisk(Objective):
 
     Raises:
         NotApplicableError: for other networks; `gauss_hermite_risk` takes those of few inputs.
-        InvalidInputError: for networks whose inputs or outputs differ in number.
+        InvalidInputError: for networks whose inputs or outputs differ in number, or whose parameters are not finite.
 
     >>> class Erf(nn.Module):
     ...     def forward(self, z):
@@ -134,6 +134,8 @@ class PopulationRisk(Objective):
 
 
 def _inputs(module: nn.Module, dimension: int | None) -> int:
+    if not isinstance(module, nn.Module):
+        raise InvalidInputError(f"the student must be an nn.Module, got {type(module).__name__}")
     if dimension is None:
         first = next((part for part in module.modules() if isinstance(part, nn.Linear)), None)
         if first is None:
@@ -146,8 +148,9 @@ def _inputs(module: nn.Module, dimension: int | None) -> int:
 
 def _read(module: nn.Module, inputs: int, which: str) -> tuple[DenseNetwork, Tensor]:
     """A network of one hidden layer, and its parameters as they are."""
-    private = copy.deepcopy(module).to(torch.float64)
+    private = _in_double(module, which)
     x = torch.randn(5, inputs, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    _outputs(private, x, which)
     report = explain_trace(private, x)
     network = None if report.structure is None else report.structure.as_dense()
     why = report.reason
@@ -163,6 +166,26 @@ def _read(module: nn.Module, inputs: int, which: str) -> tuple[DenseNetwork, Ten
         raise NotApplicableError(f"the {which} must be a perceptron with one hidden layer and linear outputs: {why}")
     parameters = dict(private.named_parameters())
     return network, network.space.flatten({name: parameters[name].detach() for name in network.space.names})
+
+
+def _in_double(module: nn.Module, which: str) -> nn.Module:
+    """A copy in float64, of numbers only."""
+    if not isinstance(module, nn.Module):
+        raise InvalidInputError(f"the {which} must be an nn.Module, got {type(module).__name__}")
+    for name, parameter in module.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise InvalidInputError(f"the {which}'s parameter {name!r} holds NaN or infinite entries")
+    return copy.deepcopy(module).to(torch.float64)
+
+
+def _outputs(function: Callable[[Tensor], Tensor], x: Tensor, which: str) -> Tensor:
+    try:
+        with torch.no_grad():
+            return function(x)
+    except RuntimeError as error:
+        raise InvalidInputError(
+            f"the {which} fails on inputs of {x.shape[1]} number(s): {first_line(error)}"
+        ) from error
 
 
 def _layers(network: DenseNetwork) -> _Layers:
@@ -199,6 +222,7 @@ def gauss_hermite_risk(
 
     Raises:
         NotApplicableError: for more than three inputs.
+        InvalidInputError: for networks that do not take so many inputs, and parameters that are not finite.
         MemoryLimitError: for more nodes than fit.
 
     >>> student = nn.Sequential(nn.Linear(1, 2), nn.Tanh(), nn.Linear(2, 1))
@@ -206,6 +230,7 @@ def gauss_hermite_risk(
     1
     """
     inputs = _inputs(student, dimension)
+    _outputs(_in_double(student, "student"), torch.zeros(2, inputs, dtype=torch.float64), "student")
     if inputs > max(NODES):
         raise NotApplicableError(f"a grid over {inputs} inputs has too many nodes; sample the inputs instead")
     count = NODES[inputs] if nodes is None else nodes
@@ -218,9 +243,8 @@ def gauss_hermite_risk(
     mass = torch.cartesian_prod(*[weights] * inputs).reshape(-1, inputs).prod(1)
     kept = mass > PRUNED
     x, mass = x[kept], mass[kept]
-    judge = copy.deepcopy(teacher).to(torch.float64) if isinstance(teacher, nn.Module) else teacher
-    with torch.no_grad():
-        y = judge(x)
+    judge = _in_double(teacher, "teacher") if isinstance(teacher, nn.Module) else teacher
+    y = _outputs(judge, x, "teacher")
     return EmpiricalRisk(student, nn.MSELoss(), x, y, sample_weight=mass / mass.sum() * len(x))
 
 
