@@ -90,15 +90,22 @@ def newton(objective: tw.Objective, theta: Tensor) -> Tensor:
 
 @cache
 def minimum(objective: tw.Objective, seed: int = 0) -> Tensor:
-    """Quasi-Newton from a random start, then Newton."""
+    """Quasi-Newton from a random start, a trust region to where Newton's method converges, then Newton."""
 
     def both(theta: np.ndarray) -> tuple[float, np.ndarray]:
         there = objective.evaluate(torch.as_tensor(theta), 1)
         assert there.gradient is not None
         return float(there.value), there.gradient.numpy()
 
+    def bend(theta: np.ndarray) -> np.ndarray:
+        return objective.hessian(torch.as_tensor(theta)).numpy()
+
     start = 0.7 * draw(objective.space.size, seed=seed).numpy()
-    return newton(objective, torch.as_tensor(scipy.optimize.minimize(both, start, jac=True, options={"gtol": 1e-6}).x))
+    near = scipy.optimize.minimize(both, start, jac=True, options={"gtol": 1e-6}).x
+    nearer = scipy.optimize.minimize(
+        both, near, jac=True, hess=bend, method="trust-exact", options={"gtol": 1e-8, "maxiter": 5000}
+    ).x
+    return newton(objective, torch.as_tensor(nearer))
 
 
 @cache
