@@ -215,6 +215,37 @@ def test_a_network_that_changes_with_its_weights_is_never_taken_for_a_perceptron
     assert float(risk.value(theta)) == pytest.approx(float(expected), rel=1e-12)
 
 
+class Clamp(nn.Module):
+    def forward(self, z: Tensor) -> Tensor:
+        return z.clamp(min=0)  # torch gives it another slope at zero than to a ReLU
+
+
+def test_slopes_at_a_kink_are_those_of_the_module() -> None:
+    x, y = draw(5, 2), draw(5, 1, seed=1)
+    for activation in (Clamp(), nn.ReLU()):
+        model = perceptron((2, 3, 1), [activation], bias=False)
+        risk = tw.EmpiricalRisk(model, nn.MSELoss(), x, y)
+        theta = draw(risk.space.size, seed=2)
+        theta[:2] = 0.0  # a unit at its kink for every sample
+        gradient, _ = plain(model, nn.MSELoss(), x, y, theta)
+        assert agrees(risk.gradient(theta), gradient)
+
+
+def test_a_frozen_body_costs_nothing() -> None:
+    """Matrices over all weights, frozen ones too, would be a hundred times those asked for."""
+    model = perceptron((40, 50, 1), [nn.Tanh()])
+    x, y = draw(6, 40), draw(6, 1, seed=1)
+    head = tw.EmpiricalRisk(model, nn.MSELoss(), x, y, parameters="2.*")
+    slow = tw.EmpiricalRisk(model, nn.MSELoss(), x, y, parameters="2.*", derivatives="autograd")
+    assert head.space.size == 51
+    form = closed_form(head)
+    assert form is not None
+    assert not form.is_lean(1)
+    with memory_limit("1MB"):  # a matrix over all 2,101 weights takes 35 MB
+        assert agrees(head.hessian(head.initial), slow.hessian(head.initial))
+        assert agrees(head.gauss_newton(head.initial), slow.gauss_newton(head.initial))
+
+
 def test_a_large_network_takes_values_by_its_module() -> None:
     """A trace would gain nothing there: its passes are products of matrices anyway."""
     model = perceptron((100, 200, 10), [nn.Tanh()])
@@ -273,7 +304,9 @@ def test_values_of_large_outputs_keep_all_digits(name: str) -> None:
     risk = tw.EmpiricalRisk(perceptron((2, 4, 3), [nn.Tanh()]), loss, draw(8, 2), y)
     theta = 30 * draw(risk.space.size, seed=9)
     assert 25 < float(risk.outputs(theta).abs().max()) < 500
-    assert float(risk.evaluate(theta, 2).value) == pytest.approx(float(risk.value(theta)), rel=1e-14)
+    module = tw.EmpiricalRisk(perceptron((2, 4, 3), [nn.Tanh()]), loss, draw(8, 2), y, derivatives="autograd")
+    for order in (0, 1, 2):
+        assert float(risk.evaluate(theta, order).value) == pytest.approx(float(module.value(theta)), rel=1e-14)
 
 
 def test_a_network_that_does_something_else_with_many_samples() -> None:

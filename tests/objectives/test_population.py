@@ -197,5 +197,9 @@ def test_bad_networks_are_named() -> None:
             population_risk(network(2, 3, 1, maker()), broken)
         with pytest.raises(InvalidInputError, match=r"the student fails on inputs of 3 number\(s\)"):
             population_risk(network(2, 3, 1, maker()), network(3, 3, 1, maker()), dimension=3)
+    with pytest.raises(InvalidInputError, match="the student has no trainable parameter"):
+        PopulationRisk(network(2, 3, 1, Erf()).requires_grad_(False), network(2, 3, 1, Erf()))
+    with pytest.raises(InvalidInputError, match=r"whole number of at least 1, got 2\.5"):
+        gauss_hermite_risk(network(2, 3, 1, Erf()), torch.sin, nodes=2.5)  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match=r"the student must be an nn.Module, got str"):
         population_risk("student", broken)  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from thalweg.structure import ActivationFacts, jet, registered_activations, softplus_facts
+from thalweg.structure import ActivationFacts, jet, match_activation, registered_activations, softplus_facts
 
 POINTS = torch.cat([torch.linspace(-40, 40, 801), torch.tensor([1e-9, -1e-9, 0.3, 25.0, -25.0])]).double()
 SOME = [
@@ -36,6 +36,23 @@ def test_a_slope_is_the_derivative_by_autograd(facts: ActivationFacts) -> None:
     (slope,) = torch.autograd.grad(value.sum(), z)
     found = jet(facts, z.detach(), 2)[1]
     assert torch.allclose(found, slope, rtol=1e-12, atol=1e-13 * float(slope.abs().max() + 1))
+
+
+@pytest.mark.parametrize("facts", [facts for facts in SOME if facts.kinks == ()], ids=lambda facts: facts.name)
+def test_a_second_derivative_is_that_by_autograd(facts: ActivationFacts) -> None:
+    z = POINTS[POINTS.abs() < 7].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(facts(z).sum(), z, create_graph=True)
+    (bend,) = torch.autograd.grad(slope.sum(), z, materialize_grads=True) if slope.requires_grad else (0 * z,)
+    found, bend = jet(facts, z.detach(), 2)[2], bend.detach()
+    assert torch.allclose(found, bend, rtol=1e-10, atol=1e-11 * float(bend.abs().max() + 1))
+
+
+@pytest.mark.parametrize("module", [torch.nn.ELU(), torch.nn.SELU(), torch.nn.ELU(0.7)], ids=repr)
+def test_at_its_corner_an_elu_bends_as_torch_has_it(module: torch.nn.Module) -> None:
+    z = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(module(z).sum(), z, create_graph=True)
+    (bend,) = torch.autograd.grad(slope.sum(), z)
+    assert float(jet(match_activation(module), z.detach(), 2)[2]) == float(bend)
 
 
 def test_tails_keep_their_digits() -> None:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thalweg.foundation import Cost, plan_passes
+from thalweg.foundation import Cost, current_limit, plan_passes
 from thalweg.objectives.output_losses import OutputLosses
 from thalweg.objectives.outputs import Piece
 from thalweg.objectives.paths import AGREEMENT
@@ -17,6 +17,9 @@ from thalweg.objectives.risk import EmpiricalRisk
 from thalweg.structure import DenseNetwork
 
 __all__ = ["ClosedForm", "closed_form"]
+
+MOSTLY = 2
+"""How many weights for each free parameter there may be, for dense matrices over all of them to pay."""
 
 MOVES = (0.1, 1.0, 30.0)
 """How far from the initial parameters, relative to one and their size, the closed form is held against the module."""
@@ -73,6 +76,17 @@ class ClosedForm:
         self._features, self._samples = self._perceptron.features(features), len(features)
         self._whole = self._features, self._losses.of(slice(0, self._samples))
         self._at_most, self._chunk_of = risk.batch_size or self._samples, risk.chunk_of
+
+    @property
+    def smooth(self) -> bool:
+        """Whether no activation has kinks: at one, slopes are a convention, and the module's may be another."""
+        return all(facts.kinks == () for facts in self._perceptron.activations)
+
+    def is_lean(self, matrices: int) -> bool:
+        """Whether so many matrices over the weights of all layers, frozen ones too, fit and are not mostly frozen."""
+        length = self._perceptron.length
+        held = matrices * 8 * length**2
+        return length <= MOSTLY * self._perceptron.size and held <= current_limit()
 
     @property
     def hessian_cost(self) -> Cost:

@@ -187,8 +187,11 @@ def relu_mean(w: Float[Tensor, "*n d"], b: Float[Tensor, "*n"]) -> Float[Tensor,
 
 
 def _length(w: Tensor) -> Tensor:
-    """Never quite zero: a unit without weights is a constant, with finite derivatives."""
-    return ((w**2).sum(-1) + 1e-120).sqrt()
+    """Never quite zero: a unit without weights is a constant, with finite derivatives.
+
+    Without weights and without bias it stands at the corner of that constant, where there are no second derivatives.
+    """
+    return ((w**2).sum(-1) + float(torch.finfo(w.dtype).tiny) ** 0.4).sqrt()
 
 
 def _normal(z: Tensor) -> Tensor:

@@ -74,6 +74,7 @@ class Perceptron:
     ) -> None:
         self._layout = Layout(network, device)
         self.layers, self.activations = self._layout.layers, [layer.activation for layer in network.layers]
+        self.size, self.length = self._layout.size, self._layout.length
         self._one = torch.ones((), dtype=dtype, device=device)
         by_blocks = sum(
             k.rows * m.rows * (k.columns * m.columns + SPREADING * min(k.columns, m.columns)) for k, m in self._pairs

@@ -82,6 +82,8 @@ class PopulationRisk(Objective):
 
     def __init__(self, student: nn.Module, teacher: nn.Module, dimension: int | None = None) -> None:
         inputs = _inputs(student, dimension)
+        if not any(parameter.requires_grad for parameter in student.parameters()):
+            raise InvalidInputError("the student has no trainable parameter; call requires_grad_(True) on what is free")
         own, self.initial = _read(student, inputs, "student")
         other, theta = _read(teacher, inputs, "teacher")
         self.space = own.space
@@ -175,14 +177,14 @@ def _in_double(module: nn.Module, which: str) -> nn.Module:
     for name, parameter in module.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise InvalidInputError(f"the {which}'s parameter {name!r} holds NaN or infinite entries")
-    return copy.deepcopy(module).to(torch.float64)
+    return copy.deepcopy(module).to("cpu", torch.float64)
 
 
 def _outputs(function: Callable[[Tensor], Tensor], x: Tensor, which: str) -> Tensor:
     try:
         with torch.no_grad():
             return function(x)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise InvalidInputError(
             f"the {which} fails on inputs of {x.shape[1]} number(s): {first_line(error)}"
         ) from error
@@ -234,8 +236,8 @@ def gauss_hermite_risk(
     if inputs > max(NODES):
         raise NotApplicableError(f"a grid over {inputs} inputs has too many nodes; sample the inputs instead")
     count = NODES[inputs] if nodes is None else nodes
-    if count < 1:
-        raise InvalidInputError(f"nodes must be at least 1, got {nodes}")
+    if not isinstance(count, int) or count < 1:
+        raise InvalidInputError(f"nodes must be a whole number of at least 1, got {nodes}")
     require_memory(8 * (2 * inputs + 4) * count**inputs, f"{count}^{inputs} nodes", "Use fewer with nodes=.")
     places, weights = (torch.from_numpy(part) for part in roots_hermitenorm(count))
     weights = weights / weights.sum()

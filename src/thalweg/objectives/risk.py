@@ -76,7 +76,8 @@ class EmpiricalRisk(OutputObjective):
         dtype: of parameters and data; float64 unless there is a reason.
         batch_size: the most samples in one pass; None lets the planner choose.
         derivatives: ``"auto"`` takes Hessians, Gauss-Newton matrices and Jacobians of multilayer perceptrons in closed
-            form, which is many times faster; ``"autograd"`` takes all derivatives by automatic differentiation.
+            form, which is many times faster, and of small smooth ones values and gradients too; ``"autograd"`` takes
+            all derivatives by automatic differentiation.
 
     Raises:
         InvalidInputError: for NaN, mismatched shapes, labels out of range, empty data.
@@ -386,7 +387,7 @@ class EmpiricalRisk(OutputObjective):
     def _derivatives(self, rows: Tensor, order: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
         # found before the context is entered: a network is traced as it is, not as kernels are opened here
         closed = self._closed_form(len(rows) + 4) if order == 2 else self._closed_form(0) if self._small else None
-        if closed is None:
+        if closed is None or (order < 2 and not closed.smooth):
             return super()._derivatives(rows, order)
         with self.execution_context():
             if order == 0:
@@ -416,6 +417,8 @@ class EmpiricalRisk(OutputObjective):
             from thalweg.objectives.closed_form import closed_form  # it is made of a risk
 
             self._form = closed_form(self)
+        if matrices and self._form is not None and not self._form.is_lean(matrices):
+            return None
         return self._form
 
     def _elementary(self, kernels: frozenset[str]) -> AbstractContextManager[None]:

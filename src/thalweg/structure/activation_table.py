@@ -147,7 +147,7 @@ def _elu_1(z: Tensor, alpha: float, scale: float) -> Tensor:
 
 
 def _elu_2(z: Tensor, alpha: float, scale: float) -> Tensor:
-    return torch.where(z > 0, torch.zeros_like(z), scale * alpha * torch.exp(z.clamp(max=0)))
+    return torch.where(z >= 0, torch.zeros_like(z), scale * alpha * torch.exp(z.clamp(max=0)))
 
 
 def _minus_sin(z: Tensor) -> Tensor:

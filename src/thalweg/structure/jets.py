@@ -26,7 +26,7 @@ Jet = Callable[[Tensor, int], list[Tensor]]
 
 
 def jet(facts: ActivationFacts, z: Float[Tensor, "..."], order: int) -> list[Float[Tensor, "..."]]:
-    """The value of an activation and its derivatives up to an order, each ``(...)``.
+    """The value of an activation and its derivatives up to an order, each ``(...)``; they may share memory.
 
     >>> [entry.item() for entry in jet(activation_facts("square"), torch.tensor(3.0), 2)]
     [9.0, 6.0, 2.0]
