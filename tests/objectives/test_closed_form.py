@@ -16,7 +16,8 @@ from torch import Tensor, nn
 import thalweg as tw
 from thalweg.foundation import InvalidInputError, memory_limit
 from thalweg.objectives import explain_network
-from thalweg.objectives.closed_form import closed_form
+from thalweg.objectives.closed_form import _agrees, closed_form
+from thalweg.objectives.perceptron import Perceptron
 from thalweg.objectives.risk import SMALL
 
 
@@ -231,7 +232,7 @@ def test_slopes_at_a_kink_are_those_of_the_module() -> None:
         assert agrees(risk.gradient(theta), gradient)
 
 
-def test_a_frozen_body_costs_nothing() -> None:
+def test_a_frozen_body_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Matrices over all weights, frozen ones too, would be a hundred times those asked for."""
     model = perceptron((40, 50, 1), [nn.Tanh()])
     x, y = draw(6, 40), draw(6, 1, seed=1)
@@ -241,9 +242,33 @@ def test_a_frozen_body_costs_nothing() -> None:
     form = closed_form(head)
     assert form is not None
     assert not form.is_lean(1)
-    with memory_limit("1MB"):  # a matrix over all 2,101 weights takes 35 MB
+
+    def formed(*_: object) -> Tensor:
+        raise AssertionError("a matrix over all 2,101 weights was made, 35 MB")
+
+    monkeypatch.setattr(Perceptron, "_blank", formed)
+    with memory_limit("1MB"):
         assert agrees(head.hessian(head.initial), slow.hessian(head.initial))
         assert agrees(head.gauss_newton(head.initial), slow.gauss_newton(head.initial))
+
+
+class Pretender:
+    """Outputs of the module, but for parameters that are large; or none at all where the module has some."""
+
+    def __init__(self, risk: tw.EmpiricalRisk, wrong: float, beyond: float) -> None:
+        self.risk, self.wrong, self.beyond = risk, wrong, beyond
+
+    def outputs(self, theta: Tensor) -> Tensor:
+        return self.risk.outputs(theta) + (self.wrong if float(theta.abs().max()) > self.beyond else 0.0)
+
+
+def test_a_form_that_is_wrong_anywhere_it_is_tried_is_not_taken() -> None:
+    model = perceptron((3, 4, 1), [nn.Tanh()])
+    risk = tw.EmpiricalRisk(model, nn.MSELoss(), draw(9, 3), draw(9, 1, seed=1))
+    assert _agrees(risk, Pretender(risk, 0.0, 0.0))  # type: ignore[arg-type]
+    for beyond in (0.0, 2.0, 10.0):  # everywhere; from moderate weights on; for large ones only
+        assert not _agrees(risk, Pretender(risk, 1e-2, beyond))  # type: ignore[arg-type]
+        assert not _agrees(risk, Pretender(risk, float("nan"), beyond))  # type: ignore[arg-type]
 
 
 def test_a_large_network_takes_values_by_its_module() -> None:
