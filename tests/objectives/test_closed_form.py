@@ -7,6 +7,7 @@ import gc
 import itertools
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -131,6 +132,50 @@ def test_every_loss(name: str, last: nn.Module | None) -> None:
     holds_at_every_order(risk, model, loss, y, theta)
     other = tw.EmpiricalRisk(model, loss, draw(8, 2), y, derivatives="autograd")
     assert agrees(risk.gauss_newton(theta), other.gauss_newton(theta))
+
+
+ONE_OUTPUT: dict[str, tuple[nn.Module, Tensor]] = {
+    "squares": (nn.MSELoss(), draw(8, 1, seed=3)),
+    "bits": (nn.BCEWithLogitsLoss(), torch.arange(8).remainder(2).double().unsqueeze(1)),
+    "huber": (nn.HuberLoss(delta=0.5), draw(8, 1, seed=6)),
+}
+
+
+@pytest.mark.parametrize("name", ONE_OUTPUT)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_one_hidden_layer_and_one_output(name: str, bias: bool, weighted: bool, batch_size: int | None) -> None:
+    loss, y = ONE_OUTPUT[name]
+    model, x = perceptron((2, 4, 1), [nn.GELU()], bias=bias), draw(8, 2)
+    kept: dict[str, Any] = {"sample_weight": torch.arange(8).double() if weighted else None, "batch_size": batch_size}
+    risk = tw.EmpiricalRisk(model, loss, x, y, **kept)
+    other = tw.EmpiricalRisk(model, loss, x, y, derivatives="autograd", **kept)
+    theta = 2 * draw(5, risk.space.size, seed=7)
+    found, expected = risk.evaluate(theta, 2), other.evaluate(theta, 2)
+    assert found.gradient is not None
+    assert found.hessian is not None
+    assert expected.gradient is not None
+    assert expected.hessian is not None
+    assert torch.equal(found.hessian, found.hessian.mT)
+    assert agrees(found.value, expected.value)
+    assert agrees(found.gradient, expected.gradient)
+    assert agrees(risk.gradient(theta), expected.gradient)
+    assert agrees(found.hessian, expected.hessian)
+    assert agrees(risk.gauss_newton(theta), other.gauss_newton(theta))
+    form = closed_form(risk)
+    assert form is not None
+    assert form._dense is not None, "the form of one hidden layer was meant"
+
+
+def test_threads_do_not_share_their_arrays() -> None:
+    model = perceptron((2, 6, 1), [nn.Tanh()])
+    risk = tw.EmpiricalRisk(model, nn.MSELoss(), draw(300, 2), draw(300, 1, seed=1))
+    points = draw(24, 8, risk.space.size, seed=2)
+    expected = [risk.hessian(point) for point in points]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(risk.hessian, points))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_sample_weights_subsets_and_terms() -> None:

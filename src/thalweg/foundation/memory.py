@@ -182,14 +182,15 @@ class Passes:
     samples: int
 
 
-def plan_passes(cost: Cost, copies: int) -> Passes:
-    """Cut `copies` simultaneous evaluations so that one pass stays within the working set.
+def plan_passes(cost: Cost, copies: int, working_set: int | None = None) -> Passes:
+    """Cut `copies` simultaneous evaluations so that one pass stays within the working set (bytes; None: `WORKING_SET`).
 
     All samples are kept together as long as at least a handful of copies then fit; only after that are samples cut too.
     What one parameter vector holds cannot be cut: where it alone takes most of the working set, samples get half of it
     all the same, for a large network taken sample by sample would never come to an end.
     """
-    room = max(1, min(WORKING_SET, 2 * current_limit() // 5))  # the allocator holds on to about as much again
+    aim = WORKING_SET if working_set is None else working_set
+    room = max(1, min(aim, 2 * current_limit() // 5))  # the allocator holds on to about as much again
     if cost.samples == 0:
         return Passes(_clip(room // max(1, cost.bytes_fixed), copies), 0)
     whole = cost.bytes_fixed + cost.samples * cost.bytes_per_sample

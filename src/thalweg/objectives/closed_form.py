@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,14 +13,18 @@ from thalweg.foundation import Cost, current_limit, plan_passes
 from thalweg.objectives.output_losses import OutputLosses
 from thalweg.objectives.outputs import Piece
 from thalweg.objectives.paths import AGREEMENT
-from thalweg.objectives.perceptron import Part, Perceptron
+from thalweg.objectives.perceptron import OutputLoss, Perceptron
 from thalweg.objectives.risk import EmpiricalRisk
+from thalweg.objectives.shallow import Entering, Shallow
 from thalweg.structure import DenseNetwork
 
 __all__ = ["ClosedForm", "closed_form"]
 
 MOSTLY = 2
 """How many weights for each free parameter there may be, for dense matrices over all of them to pay."""
+
+SHALLOW_SET = 16 * 2**20
+"""Bytes aimed at for a pass of a network with one hidden layer: its arrays then stay near the cache."""
 
 MOVES = (0.1, 1.0, 30.0)
 """How far from the initial parameters, relative to one and their size, the closed form is held against the module."""
@@ -64,6 +69,8 @@ def _agrees(risk: EmpiricalRisk, found: ClosedForm) -> bool:
 class ClosedForm:
     """Value, gradient, Hessian, Gauss-Newton matrix and Jacobian of a loss over N samples.
 
+    Networks with one hidden layer have forms of their own (`Shallow`), where these are faster.
+
     Args:
         risk: the loss.
         network: its model, one row a sample.
@@ -72,10 +79,13 @@ class ClosedForm:
     def __init__(self, risk: EmpiricalRisk, network: DenseNetwork) -> None:
         self._perceptron = Perceptron(network, risk.device, risk.dtype)
         self._losses = OutputLosses(risk)
-        features = network.features(risk.inputs).to(risk.device, risk.dtype)
-        self._features, self._samples = self._perceptron.features(features), len(features)
-        self._whole = self._features, self._losses.of(slice(0, self._samples))
+        inputs = network.features(risk.inputs).to(risk.device, risk.dtype)
+        self._features, self._samples = self._perceptron.features(inputs), len(inputs)
+        every = slice(0, self._samples)
+        self._whole_loss = self._losses.of(every)
         self._at_most, self._chunk_of = risk.batch_size or self._samples, risk.chunk_of
+        self._shallow = Shallow(network, risk.device) if Shallow.suits(network, self._samples) else None
+        self._entering = None if self._shallow is None else self._shallow.entering(inputs)
 
     @property
     def smooth(self) -> bool:
@@ -91,27 +101,29 @@ class ClosedForm:
     @property
     def hessian_cost(self) -> Cost:
         """What a Hessian or Gauss-Newton matrix over all samples holds in memory."""
-        return self._perceptron.hessian_cost(self._samples)
+        return (self._dense if self._dense is not None else self._perceptron).hessian_cost(self._samples)
 
     @property
-    def _gradient_cost(self) -> Cost:
-        return self._perceptron.gradient_cost(self._samples)
+    def _dense(self) -> Shallow | None:
+        """The shallow form, where it has Hessians under this loss."""
+        return self._shallow if self._shallow is not None and self._shallow.takes(self._whole_loss) else None
 
     def outputs(self, theta: Float[Tensor, " P"]) -> Float[Tensor, "N C"]:
         """Outputs of all samples."""
         row = theta.unsqueeze(0)
-        pieces = self._pieces(row, self._gradient_cost)
+        pieces = self._pieces(row, self._perceptron.gradient_cost(self._samples))
         return torch.cat([self._perceptron.outputs(row, self._features[:, some])[0] for _, some in pieces])
 
     def values(self, rows: Float[Tensor, "S P"]) -> Float[Tensor, " S"]:
         """The loss."""
-        groups = self._groups(rows, self._gradient_cost)
-        return _joined([self._perceptron.values(rows[some], parts) for some, parts in groups])
+        form = self._shallow or self._perceptron
+        found = [form.values(rows[some], parts) for some, parts in self._groups(form, rows, form.gradient_cost)]
+        return _joined(found)
 
     def gradients(self, rows: Float[Tensor, "S P"]) -> tuple[Float[Tensor, " S"], Float[Tensor, "S P"]]:
         """Value and gradient."""
-        groups = self._groups(rows, self._gradient_cost)
-        found = [self._perceptron.gradients(rows[some], parts) for some, parts in groups]
+        form = self._shallow or self._perceptron
+        found = [form.gradients(rows[some], parts) for some, parts in self._groups(form, rows, form.gradient_cost)]
         values, gradients = zip(*found, strict=True)
         return _joined(values), _joined(gradients)
 
@@ -119,20 +131,23 @@ class ClosedForm:
         self, rows: Float[Tensor, "S P"]
     ) -> tuple[Float[Tensor, " S"], Float[Tensor, "S P"], Float[Tensor, "S P P"]]:
         """Value, gradient and Hessian."""
+        form = self._dense or self._perceptron
+        groups = self._groups(form, rows, form.hessian_cost)
         if len(rows) == 1:
-            return self._perceptron.hessians(rows, next(self._groups(rows, self.hessian_cost))[1])
+            return form.hessians(rows, next(groups)[1])
         size = rows.shape[1]
         found = rows.new_empty(len(rows)), torch.empty_like(rows), rows.new_empty(len(rows), size, size)
-        for some, parts in self._groups(rows, self.hessian_cost):
-            for into, part in zip(found, self._perceptron.hessians(rows[some], parts), strict=True):
+        for some, parts in groups:
+            for into, part in zip(found, form.hessians(rows[some], parts), strict=True):
                 into[some] = part
         return found
 
     def gauss_newton(self, rows: Float[Tensor, "S P"]) -> Float[Tensor, "S P P"]:
         """``J^T B J``."""
+        form = self._dense or self._perceptron
         found = rows.new_empty(len(rows), rows.shape[1], rows.shape[1])
-        for some, parts in self._groups(rows, self.hessian_cost):
-            found[some] = self._perceptron.gauss_newton(rows[some], parts)
+        for some, parts in self._groups(form, rows, form.hessian_cost):
+            found[some] = form.gauss_newton(rows[some], parts)
         return found
 
     def jacobians(self, rows: Float[Tensor, "S P"]) -> Iterator[tuple[Piece, Tensor, Tensor]]:
@@ -143,18 +158,22 @@ class ClosedForm:
 
     # -- how the work is cut -------------------------------------------------------------------------------------------
 
-    def _groups(self, rows: Tensor, cost: Cost) -> Iterator[tuple[slice, Iterator[Part]]]:
+    def _groups(
+        self, form: Shallow | Perceptron, rows: Tensor, cost: Callable[[int], Cost]
+    ) -> Iterator[tuple[slice, Iterator[Any]]]:
         """Some parameter vectors at a time, with all parts of the data."""
-        passes = plan_passes(cost, len(rows))
+        features = self._entering if isinstance(form, Shallow) else self._features
+        passes = plan_passes(cost(self._samples), len(rows), SHALLOW_SET if isinstance(form, Shallow) else None)
         for first in range(0, max(1, len(rows)), passes.copies):  # no rows are one group too
-            yield slice(first, first + passes.copies), self._parts(passes.samples)
+            yield slice(first, first + passes.copies), self._parts(features, passes.samples)
 
-    def _parts(self, samples: int) -> Iterator[Part]:
+    def _parts(self, features: Any, samples: int) -> Iterator[tuple[Any, OutputLoss]]:
         if min(samples, self._at_most) >= self._samples:
-            yield self._whole
+            yield features, self._whole_loss
             return
         for some in self._cut(samples):
-            yield self._features[:, some], self._losses.of(some)
+            part = features.of(some) if isinstance(features, Entering) else features[:, some]
+            yield part, self._losses.of(some)
 
     def _pieces(self, rows: Tensor, cost: Cost) -> Iterator[tuple[slice, slice]]:
         passes = plan_passes(cost, len(rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from thalweg.objectives.layer_algebra import Layer
@@ -54,6 +54,17 @@ class Layout:
         nothing = torch.zeros(self.size, dtype=torch.float64)
         held = [w if b is None else torch.cat([w, b.unsqueeze(1)], 1) for w, b in network.matrices(nothing)]
         self._frozen = torch.cat([table.reshape(-1) for table in held])  # zero where something is free
+
+    @property
+    def is_permutation(self) -> bool:
+        """Whether every coordinate of theta is one of these numbers, and every number one coordinate."""
+        return self._order is not None and self.length == self.size
+
+    @property
+    def local_of(self) -> Int[Tensor, " P"]:
+        """Of a permutation, the number that each coordinate of theta is."""
+        assert self._order is not None, "parameters are frozen or shared"
+        return self._order
 
     def weights(self, rows: Float[Tensor, "S P"]) -> Weights:
         """Of parameter vectors."""

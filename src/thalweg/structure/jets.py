@@ -54,8 +54,8 @@ def _scaled(inside: Jet, inner: float, outer: float, z: Tensor, order: int) -> l
 
 def _tanh(z: Tensor, order: int) -> list[Tensor]:
     t = torch.tanh(z)
-    slope = 1 - t * t
-    return [t, slope] if order == 1 else [t, slope, t * slope * -2]
+    slope = torch.addcmul(t.new_ones(()), t, t, value=-1)
+    return [t, slope] if order == 1 else [t, slope, (t * slope).mul_(-2)]
 
 
 def _sigmoid(z: Tensor, order: int) -> list[Tensor]:
@@ -86,9 +86,13 @@ def _softplus(z: Tensor, order: int, beta: float = 1.0, threshold: float = 20.0)
     value = functional.softplus(z, beta, threshold)
     if order == 1:  # in one pass over the numbers, as autograd takes it
         return [value, torch.ops.aten.softplus_backward(z.new_ones(()).expand_as(z), z, beta, threshold)]
-    linear = beta * z > threshold
     up, slope = _sigmoid(beta * z if beta != 1 else z, 1)
-    return [value, torch.where(linear, 1.0, up), torch.where(linear, 0.0, beta * slope)]
+    if beta != 1:
+        slope = beta * slope
+    linear = beta * z > threshold
+    if bool(linear.any()):  # rarely, and masks cost more than all the rest
+        up, slope = up.masked_fill(linear, 1.0), slope.masked_fill(linear, 0.0)
+    return [value, up, slope]
 
 
 def _field(z: Tensor, order: int) -> list[Tensor]:
