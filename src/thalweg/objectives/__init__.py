@@ -16,6 +16,7 @@ from thalweg.objectives.networks import explain_network
 from thalweg.objectives.objective import Evaluation, Objective
 from thalweg.objectives.outputs import OutputObjective
 from thalweg.objectives.paths import DerivativePath
+from thalweg.objectives.barriers import MergePenalty, NormBarrier
 from thalweg.objectives.penalties import L2, Penalty
 from thalweg.objectives.population import PopulationRisk, gauss_hermite_risk, population_risk
 from thalweg.objectives.restriction import RestrictedObjective, restrict
@@ -30,6 +31,8 @@ __all__ = [
     "Evaluation",
     "KinkReport",
     "L2",
+    "MergePenalty",
+    "NormBarrier",
     "LossFacts",
     "Objective",
     "OutputObjective",

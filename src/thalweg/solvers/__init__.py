@@ -1,6 +1,8 @@
 """How to get to a critical point: batched minimisers, index-preserving Newton, and honest statuses."""
 
 from thalweg.solvers.critical import find_critical_point
+from thalweg.solvers.flow import Trajectory, gradient_flow
+from thalweg.solvers.flow_method import GradientFlow
 from thalweg.solvers.lbfgs import LBFGS
 from thalweg.solvers.loop import Snapshot
 from thalweg.solvers.method import Method
@@ -14,6 +16,7 @@ from thalweg.solvers.status import Status
 
 __all__ = [
     "EigenvectorFollowing",
+    "GradientFlow",
     "IndexPreservingNewton",
     "LBFGS",
     "LevenbergMarquardt",
@@ -26,7 +29,9 @@ __all__ = [
     "Snapshot",
     "Solution",
     "Status",
+    "Trajectory",
     "find_critical_point",
+    "gradient_flow",
     "minimize",
     "random_starts",
 ]

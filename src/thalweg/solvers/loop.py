@@ -25,8 +25,8 @@ _FAR = 1e8
 """Parameters this many times larger than at the start have left for infinity."""
 
 _SLOW, _PATIENCE = 1e-4, 32
-"""A start whose value fell by less than this fraction of its scale during half of its iterations, and these at least,
-is looked at for an escape to infinity."""
+"""A start whose value fell by less than this fraction of its scale during the last quarter of its iterations, and after
+these at least, is looked at for an escape to infinity."""
 
 Endgame = Callable[[Candidates], Ruling]
 """Rules on candidates: see `thalweg.solvers.classify`."""
@@ -122,7 +122,7 @@ class _Run:
         self.state = self.method.step(self.objective, self.state)
         self.iteration += 1
         slow = torch.zeros_like(self.state.stuck)
-        if self.iteration & (self.iteration - 1) == 0:
+        if _is_milestone(self.iteration):
             fall, scale = self.marked - self.state.value, self.scale()
             slow = (fall <= _SLOW * scale) & (self.iteration >= _PATIENCE)
             self.anchor, self.later_anchor = self.later_anchor, self.state.theta.clone()
@@ -253,6 +253,12 @@ class _Run:
         return Snapshot(
             self.iteration, self.running, state.theta, state.value, state.gradient_norm, self.control.elapsed()
         )
+
+
+def _is_milestone(iteration: int) -> bool:
+    """Whether this is 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: a power of two, or three times one."""
+    odd = iteration // (iteration & -iteration)
+    return odd in (1, 3)
 
 
 def drive(

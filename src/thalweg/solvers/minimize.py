@@ -15,6 +15,7 @@ from thalweg.foundation import InvalidInputError, current_limit
 from thalweg.objectives import Objective
 from thalweg.solvers.classify import Candidates, Ruling, rule_minimum
 from thalweg.solvers.classify_free import rule_minimum_free
+from thalweg.solvers.flow_method import GradientFlow
 from thalweg.solvers.lbfgs import LBFGS
 from thalweg.solvers.loop import Callback, Limits, drive
 from thalweg.solvers.method import Method
@@ -26,7 +27,9 @@ from thalweg.solvers.status import Status
 
 __all__ = ["METHODS", "Resolution", "Resolver", "as_method", "at_once", "dense_endgame", "minimize"]
 
-METHODS: dict[str, type[Method]] = {m.alias: m for m in (NewtonTrustRegion, NewtonCG, LevenbergMarquardt, LBFGS)}
+METHODS: dict[str, type[Method]] = {
+    m.alias: m for m in (NewtonTrustRegion, NewtonCG, LevenbergMarquardt, LBFGS, GradientFlow)
+}
 """Methods by alias."""
 
 DENSE_LIMIT = 1500
@@ -68,7 +71,8 @@ def minimize(
         objective: what is minimised.
         theta: starts ``(*batch, P)``, or whatever `thalweg.objectives.as_theta` converts; None takes the parameters the
             objective came with.
-        method: ``"newton"``, ``"newton-cg"``, ``"lm"``, ``"l-bfgs"``, or one of the classes with its settings.
+        method: ``"newton"``, ``"newton-cg"``, ``"lm"``, ``"l-bfgs"``, ``"flow"``, or one of the classes with its
+            settings.
         tolerance: for the maximum norm of the gradient; where rounding makes it unreachable, the rounding floor counts.
         max_iterations: per start; the method's own default where None.
         callback: called with a `Snapshot` after each iteration; returning True stops.

@@ -59,9 +59,9 @@ def _tanh(z: Tensor, order: int) -> list[Tensor]:
 
 
 def _sigmoid(z: Tensor, order: int) -> list[Tensor]:
-    up, down = torch.sigmoid(z), torch.sigmoid(-z)
-    slope = up * down
-    return [up, slope] if order == 1 else [up, slope, slope * (down - up)]
+    up = torch.sigmoid(z)
+    slope = (1 - up).mul_(up)
+    return [up, slope] if order == 1 else [up, slope, torch.addcmul(slope, slope, up, value=-2)]
 
 
 def _density(z: Tensor) -> Tensor:
@@ -83,22 +83,20 @@ def _normal(z: Tensor, order: int) -> list[Tensor]:
 
 
 def _softplus(z: Tensor, order: int, beta: float = 1.0, threshold: float = 20.0) -> list[Tensor]:
-    value = functional.softplus(z, beta, threshold)
-    if order == 1:  # in one pass over the numbers, as autograd takes it
-        return [value, torch.ops.aten.softplus_backward(z.new_ones(()).expand_as(z), z, beta, threshold)]
-    up, slope = _sigmoid(beta * z if beta != 1 else z, 1)
+    found = [functional.softplus(z, beta, threshold), *_sigmoid(beta * z if beta != 1 else z, 1)]
     if beta != 1:
-        slope = beta * slope
+        found[2] = beta * found[2]
     linear = beta * z > threshold
     if bool(linear.any()):  # rarely, and masks cost more than all the rest
-        up, slope = up.masked_fill(linear, 1.0), slope.masked_fill(linear, 0.0)
-    return [value, up, slope]
+        found[1:] = [found[1].masked_fill(linear, 1.0), found[2].masked_fill(linear, 0.0)]
+    return found[: order + 1]
 
 
 def _field(z: Tensor, order: int) -> list[Tensor]:
-    ramp = _softplus(z, order)
-    step = _scaled(_sigmoid, 4.0, 1.0, z, order)
-    return [a + b for a, b in zip(ramp, step, strict=True)]
+    found = _softplus(z, order)
+    step, *rest = _sigmoid(4 * z, order)
+    parts = [found[0] + step]
+    return parts + [torch.add(a, b, alpha=factor) for a, b, factor in zip(found[1:], rest, (4, 16), strict=False)]
 
 
 def _gelu(z: Tensor, order: int) -> list[Tensor]:
