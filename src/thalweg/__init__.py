@@ -33,6 +33,8 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` do
     from thalweg.objectives import (
         L2,
         EmpiricalRisk,
+        MergePenalty,
+        NormBarrier,
         Objective,
         Penalty,
         SumObjective,
@@ -41,7 +43,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` do
         restrict,
         taylor,
     )
-    from thalweg.solvers import Solution, Status, find_critical_point, minimize
+    from thalweg.solvers import Solution, Status, Trajectory, find_critical_point, gradient_flow, minimize
     from thalweg.structure import NetworkStructure
 
 _HOME = {

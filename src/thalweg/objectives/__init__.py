@@ -1,5 +1,6 @@
 """What is minimised: losses as functions of one flat parameter vector."""
 
+from thalweg.objectives.barriers import MergePenalty, NormBarrier
 from thalweg.objectives.capabilities import Capability, require
 from thalweg.objectives.convert import as_theta, find_risk, load_into_model
 from thalweg.objectives.gaussian_kernels import (
@@ -16,7 +17,6 @@ from thalweg.objectives.networks import explain_network
 from thalweg.objectives.objective import Evaluation, Objective
 from thalweg.objectives.outputs import OutputObjective
 from thalweg.objectives.paths import DerivativePath
-from thalweg.objectives.barriers import MergePenalty, NormBarrier
 from thalweg.objectives.penalties import L2, Penalty
 from thalweg.objectives.population import PopulationRisk, gauss_hermite_risk, population_risk
 from thalweg.objectives.restriction import RestrictedObjective, restrict

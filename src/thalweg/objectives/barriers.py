@@ -19,8 +19,8 @@ class NormBarrier(Objective):
     """``(n - c)^3 / 3`` where ``n = ||theta||^2 / (2 P)`` exceeds the threshold c, else nothing.
 
     It turns ways to infinity (channels, separable data) into finite critical points of the sum, and changes nothing
-    inside the ball ``n <= c``; it is twice continuously differentiable. A critical point outside the ball is none of the
-    loss: compare the gradient of the loss by itself.
+    inside the ball ``n <= c``; it is twice continuously differentiable. A critical point outside the ball is none of
+    the loss: compare the gradient of the loss by itself.
 
     Source: Brea et al., MLPGradientFlow (arXiv 2301.10638), with c = 1000.
 
