@@ -127,7 +127,8 @@ def _frame(
 
     result = connection.execute(query)
     names = list(result.keys())
-    frame = pd.DataFrame(result.all(), columns=names)
+    rows = [tuple(row) for row in result]  # a row with a field named dtype would pass for an array
+    frame = pd.DataFrame.from_records(rows, columns=names)
     types: dict[str, str] = dict.fromkeys(integers, "int64")
     types |= dict.fromkeys(reals, "float64") | dict.fromkeys(optional, "Int64")
     if "created" in names:
