@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from thalweg.catalogue import Batch
-from thalweg.objectives import EmpiricalRisk, Objective
+from thalweg.catalogue import Batch, Catalogue, symmetries_of
+from thalweg.foundation import ParameterSpace
+from thalweg.objectives import L2, EmpiricalRisk, Objective
 from thalweg.solvers import Solution, Status
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -30,7 +31,7 @@ def perceptron(activation: str, widths: tuple[int, ...], bias: bool = True) -> n
     return nn.Sequential(*parts[:-1])
 
 
-@lru_cache(maxsize=None)
+@cache
 def risk(
     activation: str = "tanh", widths: tuple[int, ...] = (2, 3, 1), bias: bool = True, dtype: torch.dtype = torch.float64
 ) -> EmpiricalRisk:
@@ -38,6 +39,11 @@ def risk(
     x = torch.randn(12, widths[0], generator=generator, dtype=dtype)
     y = torch.randn(12, widths[-1], generator=generator, dtype=dtype)
     return EmpiricalRisk(perceptron(activation, widths, bias), nn.MSELoss(), x, y, dtype=dtype)
+
+
+def bowl(size: int = 4) -> L2:
+    """An objective without a network, whose only symmetry is the identity."""
+    return L2(ParameterSpace({"x": (size,)}), 1.0)
 
 
 def layers_of(theta: Tensor, widths: tuple[int, ...], bias: bool) -> list[tuple[Tensor, Tensor]]:
@@ -115,21 +121,19 @@ def draws(objective: Objective, count: int, seed: int) -> Tensor:
     return theta.to(objective.dtype)
 
 
-def write_survey(place: str, name: str, numbers: list[int], pool: int, size: int) -> list[bool]:
-    """What a driver process does, with copies of `pool` points for ends: used by tests that start several of them."""
-    from thalweg.catalogue import Catalogue
-
+def write_surveys(place: str, jobs: list[tuple[str, list[int]]], pool: int, size: int) -> list[list[bool]]:
+    """What a driver process does, for some surveys and numbers of batches: used by tests that start several of them."""
     torch.set_num_threads(1)
-    objective = risk()
+    objective, wrote = risk(), []
     with Catalogue(place) as catalogue:
-        survey = catalogue.open_survey(objective, {"name": name}, size)
-        return [catalogue.add_batch(survey, n, pooled_batch(objective, n, pool, size)) for n in numbers]
+        for name, numbers in jobs:
+            survey = catalogue.open_survey(objective, {"name": name}, size)
+            wrote.append([catalogue.add_batch(survey, n, pooled_batch(objective, n, pool, size)) for n in numbers])
+    return wrote
 
 
 def pooled_batch(objective: Objective, number: int, pool: int, size: int) -> Batch:
     """Batch `number`: seed s ends at a random copy of point ``s % pool``; every fifth does not converge."""
-    from thalweg.catalogue import symmetries_of
-
     seeds = torch.arange(number * size, (number + 1) * size)
     theta = symmetries_of(objective).moved(draws(objective, pool, 99)[seeds % pool], seed=number)
     statuses = [Status.STALLED if s % 5 == 4 else Status.CONVERGED for s in seeds.tolist()]

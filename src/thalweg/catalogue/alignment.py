@@ -51,14 +51,15 @@ def aligned_distance(
             if sweep == 0:
                 unsure[units.outgoing[is_open]] = True
         best = min(best, _difference(first, second))
-        if torch.equal(before, second):
+        if sweep and torch.equal(before, second):
             break
     return best
 
 
 class _Place(NamedTuple):
     """A layer, and what can be compared of its weights: ``known`` outgoing columns are in their places, ``unsure``
-    incoming ones up to a common sign."""
+    incoming ones up to a common sign.
+    """
 
     units: UnitSymmetry
     known: Tensor
@@ -70,7 +71,7 @@ def _difference(first: Tensor, second: Tensor) -> float:
 
 
 def _assigned(place: _Place, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    """The second point with one layer's units where they fit the first best; and which signs were left open ``(m,)``."""
+    """The second point with one layer's units where they fit the first best; and which signs are open ``(m,)``."""
     units = place.units
     numbers, decided = torch.arange(units.size), torch.zeros(units.size, dtype=torch.bool)
     plus = _costs(place, first, second, torch.ones(units.outgoing.shape[1], dtype=torch.float64), 1.0)

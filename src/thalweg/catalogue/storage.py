@@ -53,12 +53,13 @@ class Storage:
             self.name = str(self.file)
             _check_file(self.file, create)
         self.engine = _engine(self.url, in_memory=self.is_sqlite and self.file is None)
+        self._opening = True
         try:
-            with self.explained("opened"):
-                self._prepare(create)
+            self._prepare(create)
         except BaseException:
             self.engine.dispose()
             raise
+        self._opening = False
 
     def read(self, action: Callable[[Connection], T]) -> T:
         """Run queries in one transaction, so that they see one state."""
@@ -94,7 +95,7 @@ class Storage:
         except DBAPIError as error:
             if self.file is not None or not self.is_sqlite:
                 self.engine.dispose()  # whatever state its connections are in
-            raise CatalogueError(self._explain(what, error)) from error
+            raise CatalogueError(self._explain("opened" if self._opening else what, error)) from error
 
     def _explain(self, what: str, error: DBAPIError) -> str:
         reason = first_line(error.orig or error)
@@ -112,7 +113,7 @@ class Storage:
         advice = next((text for sign, text in lines if sign in str(error.orig)), None)
         if advice is None and (error.connection_invalidated or type(error.orig).__name__ == "OperationalError"):
             advice = "see that the database runs and can be reached, then run the same call again"
-        safe = "" if what == "opened" else " Everything committed so far is safe, and nothing of this call was kept."
+        safe = " Everything committed so far is safe, and nothing of this call was kept." if what == "written" else ""
         return f"the catalogue {self.name} cannot be {what}: {reason}.{safe} What to do: {advice or 'see above'}."
 
     def _prepare(self, create: bool) -> None:
@@ -167,7 +168,7 @@ def _url(place: str | Path) -> URL:
         return URL.create("sqlite", database=str(Path(place).expanduser()))
     try:
         url = make_url(place)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise InvalidInputError(f"no URL of a database: {first_line(error)}") from error
     if url.get_backend_name() == "postgresql" and "+" not in url.drivername:
         url = url.set(drivername="postgresql+psycopg")
