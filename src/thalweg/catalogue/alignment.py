@@ -57,8 +57,9 @@ def aligned_distance(
 
 
 class _Place(NamedTuple):
-    """A layer, and what can be compared of its weights: ``known`` outgoing columns are in their places, ``unsure``
-    incoming ones up to a common sign.
+    """A layer, and what of its weights can be compared.
+
+    Outgoing columns that are ``known`` are in their places; incoming ones that are ``unsure`` may have either sign.
     """
 
     units: UnitSymmetry

@@ -67,6 +67,7 @@ class Catalogue:
     def __init__(self, storage: str | Path, *, create: bool = True) -> None:
         self._storage = Storage(storage, create=create)
         self._objectives: dict[str, Objective] = {}
+        self._symmetries: dict[str, Symmetries] = {}
         self._judges: dict[str, Judge] = {}
 
     # -- for surveys ---------------------------------------------------------------------------------------------------
@@ -93,8 +94,8 @@ class Catalogue:
         query = select(objectives).where(objectives.c.fingerprint == fingerprint)
         row = self._storage.read(lambda connection: connection.execute(query).one_or_none())
         if row is None:
-            symmetries = symmetries_of(objective)
-            values = objective_row(objective, fingerprint, repr(symmetries))
+            self._symmetries[fingerprint] = symmetries_of(objective)
+            values = objective_row(objective, fingerprint, repr(self._symmetries[fingerprint]))
             if tolerance is not None:
                 values["tolerance"] = tolerance
             row = self._storage.write(lambda connection: inserted_objective(connection, values))
@@ -273,7 +274,7 @@ class Catalogue:
             query = select(objectives.c.tolerance, objectives.c.value_scale)
             query = query.where(objectives.c.fingerprint == fingerprint)
             row = self._storage.read(lambda connection: connection.execute(query).one())
-            symmetries = symmetries_of(self._objectives[fingerprint])
+            symmetries = self._symmetries.get(fingerprint) or symmetries_of(self._objectives[fingerprint])
             self._judges[fingerprint] = Judge(fingerprint, symmetries, row.tolerance, row.value_scale)
         return self._judges[fingerprint]
 

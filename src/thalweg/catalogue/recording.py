@@ -46,7 +46,10 @@ def canonical_json(settings: Mapping[str, Any]) -> str:
 
 def value_scale(objective: Objective) -> float:
     """Typical size of an objective's values: the median at random parameters, 1 where it is not finite there."""
-    sizes = objective.value(probe_points(objective)).abs().to(torch.float64)
+    try:
+        sizes = objective.value(probe_points(objective)).abs().to("cpu", torch.float64)
+    except Exception:  # the function need not be defined at these points, and may say so in any way
+        return 1.0
     sizes = sizes[torch.isfinite(sizes) & (sizes > 0)]
     return float(sizes.median()) if len(sizes) else 1.0
 

@@ -28,7 +28,7 @@ ATTEMPTS = 3
 """How often it does so, with pauses in between."""
 _CREATION_LOCK = 7437254930141
 """Number of PostgreSQL's advisory lock under which tables are made."""
-_PASSING = ("database is locked", "database table is locked", "deadlock detected", "could not serialize")
+_PASSING = ("database is locked", "database table is locked", "deadlock detected", "could not serialize", "lock timeout")
 """What is worth another attempt."""
 
 
@@ -75,6 +75,8 @@ class Storage:
             for attempt in range(ATTEMPTS):
                 try:
                     with self.engine.connect().execution_options(writing=True) as connection, connection.begin():
+                        if not self.is_sqlite:
+                            connection.execute(text(f"SET LOCAL lock_timeout = '{BUSY_SECONDS}s'"))
                         return action(connection)
                 except DBAPIError as error:
                     passing = any(sign in str(error.orig) for sign in _PASSING)
@@ -107,6 +109,7 @@ class Storage:
             ("readonly", "the file or its folder cannot be written: change their permissions, or copy it elsewhere"),
             ("read-only", "the database may only be read: change that, or give another one"),
             ("unable to open", "file or folder cannot be opened: look at their permissions"),
+            ("lock timeout", "another process is writing for minutes: wait for it, or end it"),
             ("locked", "another process is writing for minutes: wait for it, or end it"),
             ("malformed", "the file is damaged: take a copy, and try the SQLite command .recover"),
         )

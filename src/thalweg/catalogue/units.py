@@ -108,14 +108,14 @@ def checked_units(objective: Objective) -> tuple[tuple[UnitSymmetry, ...], str]:
         return (), reason
     points = probe_points(objective)
     terms = objective.terms if isinstance(objective, SumObjective) else (objective,)
-    before = [term.value(points) for term in terms]
+    before = [term.value(points).cpu() for term in terms]
     if not all(bool(torch.isfinite(values).all()) for values in before):
         return (), "the loss is not finite at random parameters, so that no symmetry can be checked"
     generator = torch.Generator().manual_seed(1)
 
     def holds(units: UnitSymmetry, kind: str) -> bool:
         moved = units.moved(kind, points, generator)
-        return all(_equal(term.value(moved), old) for term, old in zip(terms, before, strict=True))
+        return all(_equal(term.value(moved).cpu(), old) for term, old in zip(terms, before, strict=True))
 
     kept, struck = [], []
     for units in found:
@@ -131,7 +131,7 @@ def probe_points(objective: Objective) -> Float[Tensor, "n P"]:
     """Random parameter vectors, the same in every process."""
     generator = torch.Generator().manual_seed(0)
     points = torch.randn(CHECKED_AT, objective.space.size, generator=generator, dtype=torch.float64)
-    return (points / 2).to(dtype=objective.dtype, device=objective.device)
+    return (points / 2).to(objective.dtype)  # on the CPU, where the tables of coordinates are
 
 
 def _equal(after: Tensor, before: Tensor) -> bool:
