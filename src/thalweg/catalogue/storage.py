@@ -28,7 +28,7 @@ ATTEMPTS = 3
 """How often it does so, with pauses in between."""
 _CREATION_LOCK = 7437254930141
 """Number of PostgreSQL's advisory lock under which tables are made."""
-_PASSING = ("database is locked", "database table is locked", "deadlock detected", "could not serialize", "lock timeout")
+_PASSING = ("is locked", "deadlock detected", "could not serialize", "lock timeout")
 """What is worth another attempt."""
 
 
