@@ -14,7 +14,12 @@ import pytest
 import thalweg
 
 PACKAGE = Path(thalweg.__file__).parent
-HEAVY = frozenset({"torch", "numpy", "scipy", "sklearn", "plotly", "transformers", "pandas", "matplotlib", "cvxpy"})
+HEAVY = frozenset(
+    {
+        "torch", "numpy", "scipy", "sklearn", "plotly", "transformers", "pandas", "matplotlib", "cvxpy", "sqlalchemy",
+        "pyarrow", "distributed",
+    }
+)  # fmt: skip
 
 
 def _modules_after(code: str) -> set[str]:

@@ -16,7 +16,19 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` does the same from the table below
-    from thalweg import certificates, display, foundation, inspection, objectives, solvers, structure, tangent, zoo
+    from thalweg import (
+        catalogue,
+        certificates,
+        display,
+        foundation,
+        inspection,
+        objectives,
+        solvers,
+        structure,
+        tangent,
+        zoo,
+    )
+    from thalweg.catalogue import Catalogue, CatalogueError
     from thalweg.certificates import Certificate, certify, register_certifier
     from thalweg.foundation import (
         InvalidInputError,
@@ -73,6 +85,9 @@ _HOME = {
     "Trajectory": "solvers",
     "Solution": "solvers",
     "Status": "solvers",
+    # what is kept
+    "Catalogue": "catalogue",
+    "CatalogueError": "catalogue",
     # limits and errors
     "memory_limit": "foundation",
     "ThalwegError": "foundation",
@@ -86,7 +101,18 @@ _HOME = {
 """Public name and the room that defines it. No name may be that of a room: importing the room would put the module in
 its place."""
 
-_ROOMS = ("foundation", "structure", "objectives", "zoo", "display", "tangent", "certificates", "solvers", "inspection")
+_ROOMS = (
+    "foundation",
+    "structure",
+    "objectives",
+    "zoo",
+    "display",
+    "tangent",
+    "certificates",
+    "solvers",
+    "inspection",
+    "catalogue",
+)
 
 __all__ = [
     "__version__",
@@ -114,6 +140,8 @@ __all__ = [
     "Trajectory",
     "Solution",
     "Status",
+    "Catalogue",
+    "CatalogueError",
     "memory_limit",
     "ThalwegError",
     "InvalidInputError",
@@ -131,6 +159,7 @@ __all__ = [
     "certificates",
     "solvers",
     "inspection",
+    "catalogue",
 ]
 
 

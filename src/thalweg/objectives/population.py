@@ -16,6 +16,7 @@ from thalweg.objectives.objective import Objective
 from thalweg.objectives.risk import EmpiricalRisk
 from thalweg.objectives.unit_averages import AVERAGES, Units
 from thalweg.structure import DenseNetwork, explain_trace
+from thalweg.structure.dense import Units as UnitCoordinates
 
 __all__ = ["PopulationRisk", "gauss_hermite_risk", "population_risk"]
 
@@ -110,6 +111,13 @@ class PopulationRisk(Objective):
         means = averages.means(student) @ student.outgoing - averages.means(teacher) @ teacher.outgoing
         total = averages.power(student) - 2 * mixed + self._constant + shift @ shift + 2 * (means @ shift)
         return total / len(shift)
+
+    @property
+    def units(self) -> UnitCoordinates:
+        """Where the student's hidden units lie in theta; coordinates are -1 where frozen."""
+        layers = self._layers
+        bias = None if layers.bias is None else layers.bias.coordinates
+        return UnitCoordinates(layers.incoming.coordinates, bias, layers.outgoing.coordinates.T)
 
     def content(self) -> Iterable[object]:
         """Activation, teacher, and what of the student is no parameter."""
