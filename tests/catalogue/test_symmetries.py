@@ -22,7 +22,7 @@ def _difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(sorted(ACTIVATIONS)),
     st.sampled_from(SHAPES),
@@ -69,7 +69,7 @@ def _special(theta: Tensor, widths: tuple[int, ...], bias: bool, special: str) -
     return theta
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(sorted(ACTIVATIONS)), st.sampled_from(SHAPES), st.booleans(), st.integers(0, 2**31))
 def test_same_is_what_trying_all_copies_says(
     activation: str, widths: tuple[int, ...], bias: bool, seed: int
