@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` do
         tangent,
         zoo,
     )
-    from thalweg.catalogue import Catalogue, CatalogueError
+    from thalweg.catalogue import Catalogue, CatalogueError, Survey, survey
     from thalweg.certificates import Certificate, certify, register_certifier
     from thalweg.foundation import (
         InvalidInputError,
@@ -88,6 +88,8 @@ _HOME = {
     # what is kept
     "Catalogue": "catalogue",
     "CatalogueError": "catalogue",
+    "survey": "catalogue",
+    "Survey": "catalogue",
     # limits and errors
     "memory_limit": "foundation",
     "ThalwegError": "foundation",
@@ -142,6 +144,8 @@ __all__ = [
     "Status",
     "Catalogue",
     "CatalogueError",
+    "survey",
+    "Survey",
     "memory_limit",
     "ThalwegError",
     "InvalidInputError",

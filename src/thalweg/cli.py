@@ -102,8 +102,95 @@ def demo_command(
         run_demo(folder, epochs=epochs, seed=seed, say=typer.echo)
 
 
+@app.command(name="survey")
+def survey_command(
+    target: Annotated[
+        str, typer.Argument(metavar="FILE.py:FUNCTION", help="Returns (model, loss, inputs, targets) or an Objective.")
+    ],
+    starts: Annotated[int, typer.Option(min=1, help="Searches the survey is to have in all.")] = 1000,
+    storage: Annotated[str, typer.Option(help="The catalogue: a file, or a URL such as postgresql://...")] = (
+        "catalogue.db"
+    ),
+    method: Annotated[str, typer.Option(help="flow, newton, newton-cg, lm or l-bfgs.")] = "flow",
+    initializer: Annotated[str, typer.Option(help="glorot, or normal.")] = "glorot",
+    seed: Annotated[int, typer.Option(help="Of the starts.")] = 0,
+    max_iterations: Annotated[int | None, typer.Option(min=1, help="Of each search.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Starts searched at once by a worker.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes; one for each core by default.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Time, such as 90s, 2m or 1h.")] = None,
+    fresh: Annotated[bool, typer.Option(help="Refuse to go on with a survey that is there already.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write tables and pictures as a page.")] = None,
+) -> None:
+    """Search for minima from many starts and keep all runs and points; stopped, the same command goes on."""
+    with _errors_in_one_line():
+        from thalweg.commands.inspecting import check_outputs
+        from thalweg.commands.surveying import run_survey
+        from thalweg.display import print_report
+
+        check_outputs(None, html)
+        found = run_survey(
+            target,
+            starts=starts,
+            storage=storage,
+            method=method,
+            initializer=initializer,
+            seed=seed,
+            max_iterations=max_iterations,
+            batch_size=batch_size,
+            workers=workers,
+            time_budget=budget,
+            resume=not fresh,
+        )
+        print_report(found.report(figures=False))
+        if html is not None:
+            found.save_html(html)
+    if found.stopped is not None:
+        raise typer.Exit(_PARTIAL)
+
+
+catalogue_app = typer.Typer(help="Look into a catalogue of critical points.", no_args_is_help=True)
+app.add_typer(catalogue_app, name="catalogue")
+_Storage = Annotated[str, typer.Argument(help="The catalogue: a file, or a URL.")]
+
+
+@catalogue_app.command(name="ls")
+def catalogue_ls(storage: _Storage = "catalogue.db") -> None:
+    """List objectives and surveys."""
+    with _errors_in_one_line():
+        from thalweg.commands.surveying import listing
+        from thalweg.display import print_report
+
+        print_report(listing(storage))
+
+
+@catalogue_app.command(name="show")
+def catalogue_show(
+    storage: _Storage = "catalogue.db",
+    point: Annotated[int | None, typer.Option(help="One point, with its parameters.")] = None,
+    survey: Annotated[int | None, typer.Option(help="Only points where runs of this survey ended.")] = None,
+) -> None:
+    """Show the points of lowest value, or one point."""
+    with _errors_in_one_line():
+        from thalweg.commands.surveying import point_report
+        from thalweg.display import print_report
+
+        print_report(point_report(storage, point, survey))
+
+
+@catalogue_app.command(name="export")
+def catalogue_export(
+    place: Annotated[Path, typer.Argument(help="A folder, or a .parquet file for the points alone.")],
+    storage: Annotated[str, typer.Option(help="The catalogue: a file, or a URL.")] = "catalogue.db",
+) -> None:
+    """Write points and runs as Parquet."""
+    with _errors_in_one_line():
+        from thalweg.commands.surveying import export
+
+        export(storage, place, typer.echo)
+
+
 _PARTIAL = 3
-"""Exit status of an inspection that was stopped before its end; what was found is shown and saved all the same."""
+"""Exit status of an inspection or a survey stopped before its end; what was found is shown and saved all the same."""
 
 
 @contextmanager

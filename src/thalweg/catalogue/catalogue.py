@@ -16,7 +16,14 @@ from thalweg.catalogue.canonical import Symmetries, symmetries_of
 from thalweg.catalogue.export import targets_of, write_points, write_runs
 from thalweg.catalogue.frames import frame_of_objectives, frame_of_points, frame_of_runs, frame_of_surveys
 from thalweg.catalogue.merging import Judge
-from thalweg.catalogue.reading import finished, progress_of, solution_of, survey_row, thetas_of
+from thalweg.catalogue.reading import (
+    finished,
+    progress_of,
+    seeds_in_batches,
+    solution_of,
+    survey_row,
+    thetas_of,
+)
 from thalweg.catalogue.recording import Recording, canonical_json, inserted_objective, objective_row, survey_number
 from thalweg.catalogue.records import Batch, Progress
 from thalweg.catalogue.storage import Storage
@@ -69,6 +76,11 @@ class Catalogue:
         self._objectives: dict[str, Objective] = {}
         self._symmetries: dict[str, Symmetries] = {}
         self._judges: dict[str, Judge] = {}
+
+    @property
+    def name(self) -> str:
+        """Where it is stored, without any password."""
+        return self._storage.name
 
     # -- for surveys ---------------------------------------------------------------------------------------------------
 
@@ -140,6 +152,14 @@ class Catalogue:
             InvalidInputError: if there is no such survey.
         """
         return self._storage.read(lambda connection: finished(connection, survey, starts))
+
+    def seeds_in_batches(self, survey: int) -> dict[int, int]:
+        """How many seeds of each batch are there, from its first on; only those with any.
+
+        Raises:
+            InvalidInputError: if there is no such survey.
+        """
+        return self._storage.read(lambda connection: seeds_in_batches(connection, survey))
 
     def add_batch(self, survey: int, number: int, result: Batch) -> bool:
         """Record a batch of runs and merge the points they ended at, in one transaction.

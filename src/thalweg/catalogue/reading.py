@@ -18,7 +18,7 @@ from thalweg.catalogue.tables import batches, objectives, runs, surveys
 from thalweg.foundation import InvalidInputError
 from thalweg.solvers import Solution, Status
 
-__all__ = ["finished", "progress_of", "solution_of", "survey_row", "thetas_of"]
+__all__ = ["seeds_in_batches", "finished", "progress_of", "solution_of", "survey_row", "thetas_of"]
 
 
 def survey_row(connection: Connection, survey: int) -> Row[Any]:
@@ -34,13 +34,19 @@ def survey_row(connection: Connection, survey: int) -> Row[Any]:
     return row
 
 
+def seeds_in_batches(connection: Connection, survey: int) -> dict[int, int]:
+    """How many seeds of each batch are there; only those with any."""
+    survey_row(connection, survey)
+    held = select(batches.c.number, func.sum(batches.c.seeds)).where(batches.c.survey == survey)
+    return {int(number): int(seeds) for number, seeds in connection.execute(held.group_by(batches.c.number))}
+
+
 def finished(connection: Connection, survey: int, starts: int | None) -> set[int]:
     """Numbers of the batches that are full, or reach as far as is wanted."""
     size = survey_row(connection, survey).batch_size
-    held = select(batches.c.number, func.sum(batches.c.seeds)).where(batches.c.survey == survey)
-    rows = connection.execute(held.group_by(batches.c.number)).all()
-    wanted = {number: size if starts is None else min(size, starts - number * size) for number, _ in rows}
-    return {int(number) for number, seeds in rows if seeds >= wanted[number]}
+    held = seeds_in_batches(connection, survey)
+    wanted = {number: size if starts is None else min(size, starts - number * size) for number in held}
+    return {number for number, seeds in held.items() if seeds >= wanted[number]}
 
 
 def thetas_of(connection: Connection, survey: int) -> Float[Tensor, "k P"]:

@@ -118,7 +118,8 @@ class Recording:
     def __init__(self, judge: Judge, survey: int, number: int, batch_size: int, result: Batch) -> None:
         first, count = int(result.seeds[0]), len(result.seeds)
         parameters = judge.symmetries.size
-        if first != number * batch_size or count > batch_size:
+        self._offset = first - number * batch_size  # where this batch was begun before, it may be the rest of it
+        if not 0 <= self._offset <= batch_size - count:
             raise InvalidInputError(
                 f"batch {number} of survey {survey} holds up to {batch_size} seeds from {number * batch_size}, got "
                 f"{count} from {first}"
@@ -135,6 +136,12 @@ class Recording:
         locked(connection, self._judge.objective)
         mine = (batches.c.survey == self._survey) & (batches.c.number == self._number)
         there = int(connection.scalar(select(func.coalesce(func.sum(batches.c.seeds), 0)).where(mine)) or 0)
+        if there < self._offset:
+            raise InvalidInputError(
+                f"batch {self._number} of survey {self._survey} holds {there} seeds: those from {self._offset} on "
+                "would leave a gap"
+            )
+        there -= self._offset
         if there >= len(self._result.seeds):
             return False
         first = int(self._result.seeds[0])

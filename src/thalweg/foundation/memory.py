@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import SupportsFloat
 
@@ -30,6 +31,9 @@ WORKING_SET = 64 * 2**20
 With 384 MiB gradients and Hessians of small networks took up to three times as long: what is larger than a cache, and
 fetched from the system and given back at each operation, is slow to touch.
 """
+
+LARGEST_BLOCK = 32 * 2**20 - 8192
+"""Bytes of the largest block that sets the GNU C library's mark for what it keeps."""
 
 GROUPS, OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 """Where Linux shows the limits of control groups, and which group a process is in."""
@@ -182,6 +186,17 @@ class Passes:
     samples: int
 
 
+@cache
+def _keep_freed_memory() -> None:
+    """Let the process hold on to up to 64 MiB that it has freed, for the next pass.
+
+    The GNU C library gives back to the system what is freed at the end of its heap beyond twice the largest block it
+    has freed so far; fetching it again page by page took half the time of small networks' passes. A block of the
+    largest size that counts, freed untouched, raises that mark for good. Other libraries do not mind.
+    """
+    bytearray(LARGEST_BLOCK)
+
+
 def plan_passes(cost: Cost, copies: int, working_set: int | None = None) -> Passes:
     """Cut `copies` simultaneous evaluations so that one pass stays within the working set (bytes; None: `WORKING_SET`).
 
@@ -189,6 +204,7 @@ def plan_passes(cost: Cost, copies: int, working_set: int | None = None) -> Pass
     What one parameter vector holds cannot be cut: where it alone takes most of the working set, samples get half of it
     all the same, for a large network taken sample by sample would never come to an end.
     """
+    _keep_freed_memory()
     aim = WORKING_SET if working_set is None else working_set
     room = max(1, min(aim, 2 * current_limit() // 5))  # the allocator holds on to about as much again
     if cost.samples == 0:

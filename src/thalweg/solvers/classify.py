@@ -18,7 +18,7 @@ from thalweg.solvers.method import finite, max_norm
 from thalweg.solvers.naming import gather, name_escape
 from thalweg.solvers.polish import Polished, polish
 from thalweg.solvers.ruling import Candidates, Ruling
-from thalweg.solvers.soft_directions import directions, roughly, walk_in_groups
+from thalweg.solvers.soft_directions import directions, roughly, turns, walk_in_groups
 from thalweg.solvers.status import Status
 from thalweg.solvers.valley import Valley, ValleyShape
 
@@ -145,15 +145,22 @@ def _walk_doubtful(
     model = polished.model
     row, direction, size = directions(polished, given, rows)
     noise = torch.maximum(model.rounding.value, _LEVEL * given.scale)
-    valleys = walk_in_groups(objective, polished, row, direction, size, noise)
     seen: dict[int, list[tuple[Valley, int]]] = {r: [] for r in rows}
-    for valley in valleys:
-        for number, owner in enumerate(valley.row.tolist()):
-            seen[owner].append((valley, number))
-            ruling.hessians[owner] += valley.hessians[number]
-            ruling.evaluations[owner] += valley.evaluations[number]
+    escaped = torch.zeros_like(given.stuck)
+    for turn in turns(row):  # one way to infinity is enough: further directions are for those that have not shown any
+        some = turn[~escaped[row[turn]]]
+        for valley in walk_in_groups(objective, polished, row[some], direction[some], size[some], noise):
+            for number, owner in enumerate(valley.row.tolist()):
+                seen[owner].append((valley, number))
+                ruling.hessians[owner] += valley.hessians[number]
+                ruling.evaluations[owner] += valley.evaluations[number]
+                escaped[owner] |= _shape(given, valley, number, owner) is ValleyShape.ESCAPE
     for r in rows:
         _rule_by_valleys(objective, given, polished, ruling, r, seen[r], bool(small[r]))
+
+
+def _shape(given: Candidates, valley: Valley, number: int, row: int) -> ValleyShape:
+    return valley.shape(number, DECREMENT * float(given.scale[row].clamp(min=given.tolerance)))
 
 
 def _rule_by_valleys(
@@ -165,8 +172,7 @@ def _rule_by_valleys(
     seen: list[tuple[Valley, int]],
     small: bool,
 ) -> None:
-    scale = float(given.scale[row].clamp(min=given.tolerance))
-    shapes = [valley.shape(number, DECREMENT * scale) for valley, number in seen]
+    shapes = [_shape(given, valley, number, row) for valley, number in seen]
     for (valley, number), shape in zip(seen, shapes, strict=True):
         if shape is ValleyShape.ESCAPE:
             evidence = gather(objective, valley, number)

@@ -40,7 +40,7 @@ class GradientFlow(Method):
 
     rtol: float = 0.03
     alias: ClassVar[str] = "flow"
-    max_iterations: ClassVar[int] = 3000
+    max_iterations: ClassVar[int] = 1000
     hands_over: ClassVar[float] = 1e-5
 
     def __post_init__(self) -> None:

@@ -14,7 +14,7 @@ from thalweg.solvers.polish import Polished
 from thalweg.solvers.ruling import Candidates
 from thalweg.solvers.valley import Valley, walk
 
-__all__ = ["directions", "roughly", "walk_in_groups"]
+__all__ = ["directions", "roughly", "turns", "walk_in_groups"]
 
 _FAR = 0.05
 """Far from a critical point, a direction is soft only where that point lies farther than this, relatively."""
@@ -70,6 +70,18 @@ def directions(
         torch.stack(chosen),
         torch.tensor(sizes, dtype=model.theta.dtype, device=device),
     )
+
+
+def turns(row: Tensor) -> list[Tensor]:
+    """Numbers of the first direction of each row, then of the second of each that has one, and so on."""
+    met: dict[int, int] = {}
+    found: list[list[int]] = []
+    for number, owner in enumerate(row.tolist()):
+        rank = met.get(owner, 0)
+        met[owner] = rank + 1
+        found += [[]] if rank == len(found) else []
+        found[rank].append(number)
+    return [torch.tensor(numbers, device=row.device) for numbers in found]
 
 
 def walk_in_groups(

@@ -26,6 +26,9 @@ STOPS = (-1.0, -0.9, -0.75, -0.5, -0.25, 0.0, 0.25, 1.0, 3.0)
 HALF, ZERO, DOUBLE = STOPS.index(-0.5), STOPS.index(0.0), STOPS.index(1.0)
 _ENOUGH = 0.05
 """Level ground over this fraction of the size, up to where the valley turns away, counts as a level valley."""
+_PLAIN = 1e6
+"""Where values on the straight line differ by so much more than the noise at its middle, the noise elsewhere is not
+asked for: the line is not level, and its floor is followed."""
 _DECAY = 0.7
 """The mean slope must fall to this fraction from one stretch to the next.
 
@@ -181,8 +184,13 @@ def _straight(objective: Objective, valley: Valley) -> None:
     valley.theta.add_((at * valley.size[:, None])[:, :, None] * valley.direction[:, None])
     valley.value.copy_(finite(objective.value(valley.theta)))
     valley.reached.copy_(torch.isfinite(valley.value))
-    valley.evaluations.add_(4 * len(STOPS))
-    valley.noise.copy_(torch.maximum(valley.noise, _value_noise(objective, valley.theta, valley.value)))
+    valley.evaluations.add_(len(STOPS))
+    change = (valley.value - valley.value[:, ZERO, None]).abs().amax(1)
+    doubtful = (~(change > _PLAIN * valley.noise.amax(1))).nonzero().squeeze(1)
+    if len(doubtful):
+        measured = _value_noise(objective, valley.theta[doubtful], valley.value[doubtful])
+        valley.noise[doubtful] = torch.maximum(valley.noise[doubtful], measured)
+        valley.evaluations[doubtful] += 3 * len(STOPS)
 
 
 def _floor(objective: Objective, valley: Valley, some: Tensor, start: LocalModel, soft: Tensor, saddle: bool) -> None:

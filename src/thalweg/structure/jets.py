@@ -83,13 +83,15 @@ def _normal(z: Tensor, order: int) -> list[Tensor]:
 
 
 def _softplus(z: Tensor, order: int, beta: float = 1.0, threshold: float = 20.0) -> list[Tensor]:
-    found = [functional.softplus(z, beta, threshold), *_sigmoid(beta * z if beta != 1 else z, 1)]
-    if beta != 1:
-        found[2] = beta * found[2]
-    linear = beta * z > threshold
+    scaled = beta * z if beta != 1 else z
+    found = [functional.softplus(z, beta, threshold), torch.sigmoid(scaled)]
+    if order == 2:
+        bend = (1 - found[1]).mul_(found[1])
+        found.append(beta * bend if beta != 1 else bend)
+    linear = scaled > threshold
     if bool(linear.any()):  # rarely, and masks cost more than all the rest
-        found[1:] = [found[1].masked_fill(linear, 1.0), found[2].masked_fill(linear, 0.0)]
-    return found[: order + 1]
+        found[1:] = [each.masked_fill(linear, flat) for each, flat in zip(found[1:], (1.0, 0.0), strict=False)]
+    return found
 
 
 def _field(z: Tensor, order: int) -> list[Tensor]:
