@@ -1,0 +1,268 @@
+"""Surveys: what is drawn, what is kept, and what happens when something dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import surveyed
+import torch
+from surveyed import Deadly, slow, student
+
+import thalweg as tw
+from thalweg.catalogue import Catalogue, CatalogueError, confidence_interval
+from thalweg.catalogue.starting import INITIALIZERS, starts_of
+from thalweg.foundation import InvalidInputError, ParameterSpace
+
+SUPPORT = Path(surveyed.__file__).parent
+
+
+def draw_ones(space: ParameterSpace, generator: torch.Generator) -> torch.Tensor:
+    return torch.ones(space.size, dtype=torch.float64)
+
+
+# -- what is found -----------------------------------------------------------------------------------------------------
+
+
+def test_a_survey_is_all_its_searches(tmp_path: Path) -> None:
+    """Runs, levels and multiplicities are those of the same searches made by hand."""
+    objective = student()
+    found = tw.survey(objective, 50, storage=tmp_path / "a.db", workers=0, batch_size=16)
+    starts = starts_of(objective, INITIALIZERS["glorot"], 0, 0, 50)
+    alone = tw.minimize(objective, starts, method="flow")
+    assert found.progress.seeds == len(found.runs) == 50
+    assert found.runs["seed"].tolist() == list(range(50))
+    assert [s.value for s in alone.statuses] == found.runs["status"].tolist()
+    assert np.allclose(found.runs["value"], alone.value, rtol=1e-9)
+    assert int(found.points["multiplicity"].sum()) == found.progress.converged == int(alone.converged.sum())
+    levels = Counter(round(float(value), 8) for value in alone.value[alone.converged])
+    assert sorted(levels) == [round(value, 8) for value in found.levels["value"]]
+    assert [levels[level] for level in sorted(levels)] == found.levels["runs"].tolist()
+    assert float(found.shares["share"].sum()) == pytest.approx(1.0)
+    least = torch.linalg.eigvalsh(objective.hessian(Catalogue(tmp_path / "a.db").theta(int(found.points["point"][0]))))
+    assert found.points["smallest_eigenvalue"][0] == pytest.approx(float(least[0]), rel=1e-6)
+
+
+def test_starts_do_not_depend_on_batches() -> None:
+    objective = student()
+    whole = starts_of(objective, INITIALIZERS["normal"], 3, 0, 7)
+    assert torch.equal(whole[4:], starts_of(objective, INITIALIZERS["normal"], 3, 4, 3))
+    assert not torch.equal(whole, starts_of(objective, INITIALIZERS["normal"], 4, 0, 7))
+    glorot = starts_of(objective, INITIALIZERS["glorot"], 0, 0, 400)
+    space = objective.space
+    assert not bool(glorot[:, space.slice("0.bias")].any())
+    assert float(glorot[:, space.slice("0.weight")].std()) == pytest.approx((2 / 4) ** 0.5, rel=0.1)
+
+
+def test_more_starts_go_on_and_repeat_nothing(tmp_path: Path) -> None:
+    objective, place = student(), tmp_path / "a.db"
+    first = tw.survey(objective, 10, storage=place, workers=0, batch_size=8)
+    again = tw.survey(objective, 10, storage=place, workers=0, batch_size=8)
+    more = tw.survey(objective, 25, storage=place, workers=0, batch_size=8)
+    assert again.number == first.number == more.number
+    assert again.progress.seconds == first.progress.seconds  # nothing was run
+    assert more.runs["seed"].tolist() == list(range(25))
+    assert more.runs[:10].equals(first.runs)
+    at_once = tw.survey(objective, 25, storage="sqlite://", workers=0, batch_size=8)
+    assert np.allclose(at_once.runs["value"], more.runs["value"], rtol=1e-9)
+    assert at_once.points["multiplicity"].tolist() == more.points["multiplicity"].tolist()
+
+
+def test_other_settings_are_another_survey(tmp_path: Path) -> None:
+    objective, place = student(), tmp_path / "a.db"
+    numbers = {
+        tw.survey(objective, 2, storage=place, workers=0, **settings).number
+        for settings in ({}, {"seed": 1}, {"method": "newton"}, {"initializer": "normal"}, {"initializer": draw_ones})
+    }
+    assert len(numbers) == 5
+    with pytest.raises(InvalidInputError, match=r"has 2 runs in .* already"):
+        tw.survey(objective, 2, storage=place, workers=0, resume=False)
+
+
+def test_what_a_person_sees(tmp_path: Path) -> None:
+    found = tw.survey(student(3), 40, storage=tmp_path / "a.db", workers=0, max_iterations=30)
+    text = found.summary()
+    for word in ("Survey of 40 starts", "How runs ended", "Levels", "minimum", "95 % interval", "glorot"):
+        assert word in text
+    assert "complete" in repr(found)
+    titles = [figure.title for figure in found.figures()]
+    assert titles == ["Loss levels", "How runs ended", "Gradient and smallest curvature"]
+    found.save_html(tmp_path / "page.html")
+    assert "Loss levels" in (tmp_path / "page.html").read_text()
+    unfinished = tw.survey(student(3), 40, storage=tmp_path / "b.db", workers=0, max_iterations=1)
+    assert unfinished.progress.converged == 0
+    assert unfinished.report() is not None
+    assert len(unfinished.levels) == 0
+
+
+def test_confidence_intervals_hold_the_truth() -> None:
+    """Wilson's interval, from its definition: the shares p with |k/n - p| <= z sqrt(p (1 - p) / n)."""
+    z = 1.959963984540054
+    for k, n in ((0, 7), (3, 7), (7, 7), (40, 1000)):
+        for end in confidence_interval(k, n):
+            if 0 < end < 1:
+                assert abs(k / n - end) == pytest.approx(z * (end * (1 - end) / n) ** 0.5, abs=1e-9)
+
+
+# -- what dies ---------------------------------------------------------------------------------------------------------
+
+
+def test_processes_find_what_one_finds(tmp_path: Path) -> None:
+    alone = tw.survey(student(), 24, storage=tmp_path / "a.db", workers=0, batch_size=8)
+    two = tw.survey(student(), 24, storage=tmp_path / "b.db", workers=2, batch_size=8)
+    assert two.runs["seed"].tolist() == list(range(24))
+    assert two.runs["status"].tolist() == alone.runs["status"].tolist()
+    assert np.allclose(two.runs["value"], alone.runs["value"], rtol=1e-9)
+    assert two.levels["runs"].tolist() == alone.levels["runs"].tolist()
+
+
+def test_a_dead_worker_costs_no_batch(tmp_path: Path) -> None:
+    deadly = Deadly(tmp_path / "flag")
+    found = tw.survey(
+        student(), 12, storage=tmp_path / "a.db", workers=2, batch_size=4, max_iterations=1, resolver=deadly
+    )
+    assert (tmp_path / "flag").exists(), "no worker died"
+    assert found.runs["seed"].tolist() == list(range(12))
+    assert found.stopped is None
+
+
+def test_a_batch_that_kills_every_worker_is_named(tmp_path: Path) -> None:
+    deadly = Deadly(tmp_path / "flag", always=True)
+    with pytest.raises(CatalogueError, match=r"batch 0 \(starts 0 to 3\) ended its worker 4 times"):
+        tw.survey(student(), 4, storage=tmp_path / "a.db", workers=1, batch_size=4, max_iterations=1, resolver=deadly)
+    assert Catalogue(tmp_path / "a.db").progress(1).seeds == 0
+
+
+def test_killed_in_the_middle_it_goes_on(tmp_path: Path) -> None:
+    place = tmp_path / "a.db"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    driver = subprocess.Popen([sys.executable, surveyed.__file__, place], env=environment)
+    deadline = time.monotonic() + 60
+    seeds = 0
+    while seeds < 8 and time.monotonic() < deadline and driver.poll() is None:
+        time.sleep(0.05)
+        if place.exists():
+            try:
+                with Catalogue(place, create=False) as catalogue:
+                    seeds = catalogue.progress(1).seeds
+            except (CatalogueError, InvalidInputError):  # not made yet
+                continue
+    workers = _children(driver.pid)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    assert 8 <= seeds < 64, "it was not killed in the middle"
+    with Catalogue(place) as catalogue:
+        before = catalogue.runs(survey=1)
+    found = tw.survey(student(), 64, storage=place, workers=0, batch_size=4, max_iterations=2, resolver=slow)
+    assert found.number == 1
+    assert found.runs["seed"].tolist() == list(range(64))
+    kept = found.runs[found.runs["seed"].isin(before["seed"])].reset_index(drop=True)
+    assert kept.equals(before)
+    assert workers, "the driver had no workers"
+    deadline = time.monotonic() + 20
+    while any(_alive(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(_alive(pid) for pid in workers), "workers outlive their driver"
+
+
+def _children(pid: int) -> list[int]:
+    import psutil
+
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+
+
+def _alive(pid: int) -> bool:
+    import psutil
+
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_two_surveys_fill_one_catalogue(tmp_path: Path) -> None:
+    """Two drivers at once on one survey, and a third on another: nothing lost, nothing doubled."""
+    place = tmp_path / "a.db"
+    tw.survey(student(), 1, storage=place, workers=0, batch_size=4)  # the file is there
+
+    def run(seed: int) -> None:
+        tw.survey(student(), 32, storage=place, workers=0, batch_size=4, seed=seed)
+
+    threads = [threading.Thread(target=run, args=(seed,)) for seed in (0, 0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with Catalogue(place) as catalogue:
+        for survey in (1, 2):
+            assert catalogue.runs(survey=survey)["seed"].tolist() == list(range(32))
+        runs, points = catalogue.runs(), catalogue.points()
+    assert int(points["multiplicity"].sum()) == int(runs["point"].notna().sum())
+
+
+def test_dask_finds_the_same_and_bears_a_dead_worker(tmp_path: Path) -> None:
+    from distributed import Client, LocalCluster
+
+    alone = tw.survey(student(), 24, storage=tmp_path / "a.db", workers=0, batch_size=4)
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        client.run(sys.path.append, str(SUPPORT))
+        found = tw.survey(student(), 24, storage=tmp_path / "b.db", batch_size=4, executor=client.get_executor)
+        deadly = Deadly(tmp_path / "flag")
+        hurt = tw.survey(
+            student(), 12, storage=tmp_path / "b.db", batch_size=4, max_iterations=1, resolver=deadly,
+            executor=client.get_executor,
+        )  # fmt: skip
+    assert found.runs["status"].tolist() == alone.runs["status"].tolist()
+    assert np.allclose(found.runs["value"], alone.runs["value"], rtol=1e-9)
+    assert found.levels["runs"].tolist() == alone.levels["runs"].tolist()
+    assert (tmp_path / "flag").exists(), "no worker died"
+    assert hurt.runs["seed"].tolist() == list(range(12))
+
+
+def test_time_and_interrupts_keep_what_is_done(tmp_path: Path) -> None:
+    place = tmp_path / "a.db"
+    found = tw.survey(
+        student(), 400, storage=place, workers=0, batch_size=4, max_iterations=1, resolver=slow, time_budget=1.0
+    )
+    assert found.stopped == "time limit"
+    assert 0 < found.progress.seeds < 400
+    assert "NOT COMPLETE" in repr(found)
+    assert "time limit" in found.summary()
+    stop = threading.Event()
+    stop.set()
+    nothing = tw.survey(student(), 8, storage="sqlite://", workers=0, stop_event=stop)
+    assert nothing.stopped == "interrupted"
+    assert nothing.progress.seeds == 0
+    assert "interrupted" in nothing.summary()
+
+
+# -- what makes no sense -----------------------------------------------------------------------------------------------
+
+
+def test_what_makes_no_sense(tmp_path: Path) -> None:
+    place = tmp_path / "a.db"
+    for settings, message in (
+        ({"starts": 0}, "starts must be a whole number of at least 1, got 0"),
+        ({"batch_size": 2.5}, "batch_size must be a whole number"),
+        ({"workers": -1}, "workers must be a whole number"),
+        ({"method": "simplex"}, "no method 'simplex'"),
+        ({"initializer": "he"}, "no initializer 'he'; there are 'glorot', 'normal'"),
+        ({"initializer": lambda space, generator: torch.ones(3)}, "finite numbers of shape (9,), got (3,)"),
+        ({"initializer": lambda space, generator: torch.full((9,), torch.nan)}, "NaN or infinite"),
+    ):
+        with pytest.raises(InvalidInputError) as caught:
+            tw.survey(student(), **{"starts": 4, "storage": place, "workers": 0, **settings})
+        assert message in str(caught.value)
+    with pytest.raises(InvalidInputError, match="an objective is needed, got Linear"):
+        tw.survey(torch.nn.Linear(2, 1), 4, storage=place)  # type: ignore[arg-type]
+    local = tw.Penalty(ParameterSpace({"x": (1, 1)}), lambda p: p["x"].square().sum(), name="bowl")
+    with pytest.raises(InvalidInputError, match=r"workers=0|top level"):
+        tw.survey(local, 4, storage=place, workers=1)
