@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import surveyed
 import torch
-from surveyed import Deadly, slow, student
+from surveyed import Deadly, fatal_at_eight, mark_eight, slow, student
 
 import thalweg as tw
-from thalweg.catalogue import Catalogue, CatalogueError, confidence_interval
+from thalweg.catalogue import Catalogue, CatalogueError, confidence_interval, surveying
 from thalweg.catalogue.starting import INITIALIZERS, starts_of
 from thalweg.foundation import InvalidInputError, ParameterSpace
 
@@ -134,11 +134,24 @@ def test_a_dead_worker_costs_no_batch(tmp_path: Path) -> None:
     assert found.stopped is None
 
 
-def test_a_batch_that_kills_every_worker_is_named(tmp_path: Path) -> None:
+def test_a_batch_that_kills_every_worker_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surveying, "_DEATHS", 1)
     deadly = Deadly(tmp_path / "flag", always=True)
-    with pytest.raises(CatalogueError, match=r"batch 0 \(starts 0 to 3\) ended its worker 4 times"):
+    with pytest.raises(CatalogueError, match=r"batch 0 \(starts 0 to 3\) ended its worker 2 times"):
         tw.survey(student(), 4, storage=tmp_path / "a.db", workers=1, batch_size=4, max_iterations=1, resolver=deadly)
     assert Catalogue(tmp_path / "a.db").progress(1).seeds == 0
+
+
+@pytest.mark.soak
+def test_the_batch_to_blame_is_named_and_the_others_are_kept(tmp_path: Path) -> None:
+    """Four batches in flight, one of which ends every worker that touches it."""
+    with pytest.raises(CatalogueError, match=r"batch 2 \(starts 8 to 11\) ended its worker 4 times"):
+        tw.survey(
+            student(), 16, storage=tmp_path / "a.db", workers=2, batch_size=4, max_iterations=1, initializer=mark_eight,
+            resolver=fatal_at_eight,
+        )  # fmt: skip
+    kept = Catalogue(tmp_path / "a.db").runs(survey=1)["seed"].tolist()
+    assert kept == [0, 1, 2, 3, 4, 5, 6, 7, 12, 13, 14, 15]
 
 
 def test_killed_in_the_middle_it_goes_on(tmp_path: Path) -> None:
@@ -191,7 +204,7 @@ def test_two_surveys_fill_one_catalogue(tmp_path: Path) -> None:
     tw.survey(student(), 1, storage=place, workers=0, batch_size=4)  # the file is there
 
     def run(seed: int) -> None:
-        tw.survey(student(), 32, storage=place, workers=0, batch_size=4, seed=seed)
+        tw.survey(student(), 20, storage=place, workers=0, batch_size=4, seed=seed)
 
     threads = [threading.Thread(target=run, args=(seed,)) for seed in (0, 0, 1)]
     for thread in threads:
@@ -200,7 +213,7 @@ def test_two_surveys_fill_one_catalogue(tmp_path: Path) -> None:
         thread.join()
     with Catalogue(place) as catalogue:
         for survey in (1, 2):
-            assert catalogue.runs(survey=survey)["seed"].tolist() == list(range(32))
+            assert catalogue.runs(survey=survey)["seed"].tolist() == list(range(20))
         runs, points = catalogue.runs(), catalogue.points()
     assert int(points["multiplicity"].sum()) == int(runs["point"].notna().sum())
 

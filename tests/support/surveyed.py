@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import time
@@ -35,6 +36,23 @@ class Deadly:
             self.flag.touch()
             os._exit(9)
         return [None] * len(theta)
+
+
+def mark_eight(space: tw.ParameterSpace, generator: torch.Generator) -> torch.Tensor:
+    """Start number 8 of seed 0 is far away."""
+    draw = torch.randn(space.size, generator=generator, dtype=torch.float64)
+    return draw + 1e9 if generator.initial_seed() == _seed_of(8) else draw
+
+
+def _seed_of(number: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"0:{number}".encode()).digest()[:8], "big") >> 1
+
+
+def fatal_at_eight(objective: tw.Objective, theta: torch.Tensor, found: Solution) -> list[Resolution]:
+    """A resolver that ends its process where it sees that start."""
+    if float(theta.abs().max()) > 1e8:
+        os._exit(9)
+    return [None] * len(theta)
 
 
 def slow(objective: tw.Objective, theta: torch.Tensor, found: Solution) -> list[Resolution]:

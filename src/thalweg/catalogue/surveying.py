@@ -120,7 +120,7 @@ def survey(
                 "another storage or seed"
             )
         driver = _Driver(catalogue, number, factory, control, window=2 * max(1, many) if executor is None else 64)
-        tasks = _tasks(catalogue, number, objective, search, draw, seed, size, starts)
+        tasks = _tasks(catalogue, number, objective, search, draw, seed, size, starts, factory is not InThisProcess)
         with progress_bar(_told(before, starts), total=starts, show=progress) as bar:
             bar.update(before.seeds)
             driver.run(tasks, lambda now: bar.update(now.seeds, description=_told(now, starts)))
@@ -144,15 +144,16 @@ def _tasks(
     seed: int,
     size: int,
     starts: int,
+    travels: bool,
 ) -> Iterator[tuple[int, Task]]:
     """The batches that are not there yet, made when they are asked for."""
-    content: Packed | None = None
+    content: Packed | Objective | None = None
     done = catalogue.finished_batches(survey, starts)
     there = catalogue.seeds_in_batches(survey)
     for number in range((starts + size - 1) // size):
         if number in done:
             continue
-        content = content or packed(objective)
+        content = content or (packed(objective) if travels else objective)
         first = number * size + there.get(number, 0)
         count = min((number + 1) * size, starts) - first
         yield number, Task(content, search, first, starts_of(objective, draw, seed, first, count))
@@ -194,18 +195,20 @@ class _Driver:
         except KeyboardInterrupt:
             self.stopped = "interrupted"
         finally:
+            for future in self.flying:
+                future.cancel()
             if pool is not None:
                 _end(pool, wait_for_rest=self.stopped is None and not self.flying)
 
     def _fill(self, pool: Executor, tasks: Iterator[tuple[int, Task]]) -> bool:
         """Submit until enough is in flight; False where nothing is left at all."""
-        while len(self.flying) < self.window:
+        while len(self.flying) < (1 if self._suspects() else self.window):
             task = self.again.popleft() if self.again else next(tasks, None)
             if task is None:
                 break
             try:
                 self.flying[pool.submit(run_task, task[1])] = task
-            except (BrokenExecutor, RuntimeError):  # it broke since: what is in flight will say so
+            except BrokenExecutor:  # it broke since: what is in flight will say so
                 self.again.appendleft(task)
                 if not self.flying:
                     raise
@@ -213,6 +216,11 @@ class _Driver:
             if isinstance(pool, InThisProcess):
                 break
         return bool(self.flying)
+
+    def _suspects(self) -> bool:
+        """Whether batches wait that have seen workers die twice: those are run alone, to learn which is to blame."""
+        waiting = [*self.again, *self.flying.values()]
+        return any(self.deaths.get(number, 0) > 1 for number, _ in waiting)
 
     def _take(self, future: Future[Batch]) -> bool:
         """Write down one batch; True where its worker died, and the batch is to be run again."""
@@ -256,7 +264,7 @@ def _end(pool: Executor, *, wait_for_rest: bool = False) -> None:
         for process in list((getattr(pool, "_processes", None) or {}).values()):  # no public way before Python 3.14
             with suppress(Exception):
                 process.terminate()
-    pool.shutdown(wait=wait_for_rest, cancel_futures=True)
+    pool.shutdown(wait=wait_for_rest)
 
 
 def _told(now: Progress, starts: int) -> str:

@@ -52,9 +52,9 @@ class Packed:
 
 @dataclass(frozen=True)
 class Task:
-    """A batch of starts ``(b, P)``, numbered from `first`."""
+    """A batch of starts ``(b, P)``, numbered from `first`; the objective is packed unless it stays in this process."""
 
-    objective: Packed
+    objective: Packed | Objective
     search: Search
     first: int
     starts: Float[Tensor, "b P"]
@@ -78,6 +78,8 @@ def packed(objective: Objective) -> Packed:
 
 def run_task(task: Task) -> Batch:
     """Search from all starts of a task; runs in a worker."""
+    if isinstance(task.objective, Objective):
+        return _searched(task.objective, task)
     if task.objective.digest not in _HELD:
         _HELD.clear()
         _HELD[task.objective.digest] = pickle.loads(task.objective.content)
