@@ -134,6 +134,7 @@ def test_a_dead_worker_costs_no_batch(tmp_path: Path) -> None:
     assert found.stopped is None
 
 
+@pytest.mark.soak
 def test_a_batch_that_kills_every_worker_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surveying, "_DEATHS", 1)
     deadly = Deadly(tmp_path / "flag", always=True)

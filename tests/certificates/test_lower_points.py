@@ -64,10 +64,13 @@ def test_random_rounding_errs_by_units_in_the_last_place_forward_and_back() -> N
     risk = risk_of()
     theta = drawn(risk.space.size, seed=3)
     value, gradient = risk.value(theta), risk.gradient(theta)
-    with RandomRounding(0):
-        other, slope = risk.value(theta), risk.gradient(theta)
-    assert 0 < abs(float(other - value)) < 1e-14 * (1 + float(value))
-    assert 0 < float((slope - gradient).abs().max()) < 1e-13
+    errors = []
+    for seed in range(4):  # those of one draw may cancel to the last bit
+        with RandomRounding(seed):
+            other, slope = risk.value(theta), risk.gradient(theta)
+        errors.append(abs(float(other - value)))
+        assert 0 < float((slope - gradient).abs().max()) < 1e-13
+    assert 0 < max(errors) < 1e-14 * (1 + float(value))
     assert float(risk.value(theta) - value) == 0
 
 

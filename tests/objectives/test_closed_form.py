@@ -194,6 +194,37 @@ def test_sample_weights_subsets_and_terms() -> None:
     assert agrees(sums[0].hessian(theta), sums[1].hessian(theta))
 
 
+@pytest.mark.parametrize("classes", [False, True])
+def test_parts_of_the_data_add_up_and_weights_are_masks(classes: bool) -> None:
+    """Mini-batches of any size add up to the whole; weights of 0 and 1 leave samples out; labels are one-hot rows."""
+    x = draw(11, 2)
+    labels = torch.arange(11) % 3
+    y: Tensor = labels if classes else draw(11, 3, seed=1)
+    loss = nn.CrossEntropyLoss(reduction="sum") if classes else nn.MSELoss(reduction="sum")
+    model = perceptron((2, 4, 3), [nn.Tanh()])
+    whole = tw.EmpiricalRisk(model, loss, x, y)
+    theta = draw(3, whole.space.size, seed=2)
+    expected = whole.evaluate(theta, 2)
+    assert expected.gradient is not None
+    assert expected.hessian is not None
+    for cuts in ((0, 4, 8, 11), (0, 1, 11), tuple(range(12))):
+        parts = [whole.subset(range(a, b)).evaluate(theta, 2) for a, b in itertools.pairwise(cuts)]
+        assert agrees(torch.stack([part.value for part in parts]).sum(0), expected.value)
+        assert agrees(sum(part.gradient for part in parts), expected.gradient)  # type: ignore[misc, arg-type]
+        assert agrees(sum(part.hessian for part in parts), expected.hessian)  # type: ignore[misc, arg-type]
+    mask = torch.tensor([1.0, 0, 1, 1, 0, 0, 1, 0, 1, 1, 0], dtype=torch.float64)
+    masked = tw.EmpiricalRisk(model, loss, x, y, sample_weight=mask).evaluate(theta, 2)
+    chosen = whole.subset(mask.nonzero().squeeze(1)).evaluate(theta, 2)
+    for found, wanted in zip(masked, chosen, strict=True):
+        assert found is not None
+        assert wanted is not None
+        assert agrees(found, wanted)
+    if classes:
+        rows = tw.EmpiricalRisk(model, loss, x, nn.functional.one_hot(labels, 3).double())
+        assert agrees(rows.value(theta), expected.value)
+        assert agrees(rows.hessian(theta), expected.hessian)
+
+
 def test_frozen_tied_and_transposed_weights() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:

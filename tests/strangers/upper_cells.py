@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
 from torch.utils import _pytree as pytree
 
+from thalweg.catalogue import Catalogue, survey
 from thalweg.certificates import ClaimKind, certify
-from thalweg.foundation import NotApplicableError
+from thalweg.foundation import NotApplicableError, ParameterSpace
 from thalweg.inspection import Kind, inspect
-from thalweg.solvers import find_critical_point, minimize
+from thalweg.solvers import find_critical_point, gradient_flow, minimize
 from thalweg.structure import explain_trace
 from thalweg.tangent import extreme_eigenpairs, inertia, tangent_kernel
 
@@ -64,6 +67,36 @@ def minimise(c: Case) -> None:
         assert float(c.plain.gradient(solution.theta).abs().max()) <= 1e-6
 
 
+def flow(c: Case) -> None:
+    """A moment of gradient flow against its series: theta - t g + t^2 / 2 H g, by plain PyTorch."""
+    moment = 1e-2 / (1 + float(torch.linalg.eigvalsh(c.hessian.double()).abs().max()))
+    path = gradient_flow(c.risk, c.theta, times=torch.tensor([moment], dtype=torch.float64), rtol=1e-8)
+    expected = c.theta - moment * c.gradient + moment**2 / 2 * (c.hessian @ c.gradient)
+    moved = float((moment * c.gradient).norm())
+    rounding = torch.finfo(c.theta.dtype).eps * float(c.theta.norm())
+    assert path.ended == "end of time"
+    assert float((path.end - expected).norm()) <= 1e-3 * moved + 10 * rounding
+
+
+def surveyed(c: Case) -> None:
+    """Two starts near the point: what the catalogue keeps is what plain PyTorch says of the parameters it keeps."""
+
+    def near(space: ParameterSpace, generator: torch.Generator) -> torch.Tensor:
+        return c.theta.double() + 0.01 * torch.randn(space.size, generator=generator, dtype=torch.float64)
+
+    with TemporaryDirectory() as folder:
+        place = Path(folder) / "catalogue.db"
+        found = survey(
+            c.risk, 2, storage=place, workers=0, method="l-bfgs", max_iterations=STEPS, initializer=near, progress=False
+        )
+        with Catalogue(place) as catalogue:
+            thetas = catalogue.thetas_of(found.number)
+    assert found.progress.seeds == len(thetas) == 2
+    for value, theta in zip(found.runs["value"], thetas, strict=True):
+        c.close(c.plain.value(theta), torch.tensor(value, dtype=theta.dtype))
+        assert value < float(c.value)
+
+
 def critical_point(c: Case) -> None:
     """A few steps lower the gradient."""
     solution = find_critical_point(c.risk, c.theta, max_iterations=STEPS)
@@ -112,6 +145,8 @@ UPPER: dict[str, Verb] = {
     "eigenpairs": eigenpairs,
     "inertia": signs,
     "minimize": minimise,
+    "flow": flow,
+    "survey": surveyed,
     "critical point": critical_point,
     "certify": certified,
     "inspect": verdict,
