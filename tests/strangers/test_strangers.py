@@ -15,7 +15,7 @@ REFUSED = {
     ("weight norm", "pickle"): "torch cannot pickle",
     **{
         ("hand written gradient", verb): "twice"
-        for verb in ("eigenpairs", "inertia", "minimize", "critical point", "inspect")
+        for verb in ("eigenpairs", "inertia", "minimize", "flow", "survey", "critical point", "inspect")
     },
     ("single precision", "certify"): "need an objective in float64",
     ("gru", "structure"): "it is recurrent",
