@@ -118,7 +118,7 @@ def survey_command(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Starts searched at once by a worker.")] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes; one for each core by default.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time, such as 90s, 2m or 1h.")] = None,
-    fresh: Annotated[bool, typer.Option(help="Refuse to go on with a survey that is there already.")] = False,
+    resume: Annotated[bool, typer.Option(help="Go on with a survey that is there already, or refuse.")] = True,
     html: Annotated[Path | None, typer.Option(help="Write tables and pictures as a page.")] = None,
 ) -> None:
     """Search for minima from many starts and keep all runs and points; stopped, the same command goes on."""
@@ -139,7 +139,7 @@ def survey_command(
             batch_size=batch_size,
             workers=workers,
             time_budget=budget,
-            resume=not fresh,
+            resume=resume,
         )
         print_report(found.report(figures=False))
         if html is not None:

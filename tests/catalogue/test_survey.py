@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ from surveyed import Deadly, fatal_at_eight, mark_eight, slow, student
 
 import thalweg as tw
 from thalweg.catalogue import Catalogue, CatalogueError, confidence_interval, surveying
-from thalweg.catalogue.starting import INITIALIZERS, starts_of
+from thalweg.catalogue.starting import INITIALIZERS, Initializer, starts_of
+from thalweg.catalogue.workers import run_task
 from thalweg.foundation import InvalidInputError, ParameterSpace
 
 SUPPORT = Path(surveyed.__file__).parent
@@ -85,6 +88,53 @@ def test_other_settings_are_another_survey(tmp_path: Path) -> None:
     assert len(numbers) == 5
     with pytest.raises(InvalidInputError, match=r"has 2 runs in .* already"):
         tw.survey(objective, 2, storage=place, workers=0, resume=False)
+
+
+def test_functions_that_differ_only_in_what_they_hold_are_other_surveys(tmp_path: Path) -> None:
+    """Two of one source line, and a resolver that is an object: its address must not count, its settings must."""
+
+    def spread(width: float) -> Initializer:
+        return lambda space, generator: width * torch.randn(space.size, generator=generator, dtype=torch.float64)
+
+    def number(initializer: Initializer, resolver: Deadly) -> int:
+        settings = {"initializer": initializer, "resolver": resolver, "max_iterations": 1, "workers": 0}
+        return tw.survey(student(), 2, storage=tmp_path / "a.db", **settings).number
+
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.touch()
+    there.touch()
+    first = number(spread(1.0), Deadly(here))
+    assert number(spread(1.0), Deadly(here)) == first
+    assert number(spread(2.0), Deadly(here)) != first
+    assert number(spread(1.0), Deadly(there)) != first
+
+
+def test_what_comes_back_while_a_survey_is_stopped_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second batch ends, and the stop is asked for, while the first is written down; the third never starts."""
+    waiting: list[tuple[Future[Any], Any]] = []
+    stop, write = threading.Event(), Catalogue.add_batch
+
+    class ByHand(Executor):
+        def submit(self, run: Any, /, *task: Any, **_: Any) -> Future[Any]:
+            future: Future[Any] = Future()
+            waiting.append((future, task[0]))
+            if len(waiting) == 1:
+                future.set_result(run(*task))
+            return future
+
+    def written(self: Catalogue, *batch: Any) -> None:
+        write(self, *batch)
+        if not stop.is_set():
+            stop.set()
+            waiting[1][0].set_result(run_task(waiting[1][1]))
+
+    monkeypatch.setattr(Catalogue, "add_batch", written)
+    found = tw.survey(
+        student(), 6, storage=tmp_path / "a.db", batch_size=2, executor=ByHand, stop_event=stop, max_iterations=1
+    )
+    assert found.stopped == "interrupted"
+    assert found.runs["seed"].tolist() == [0, 1, 2, 3]
+    assert waiting[2][0].cancelled()
 
 
 def test_what_a_person_sees(tmp_path: Path) -> None:

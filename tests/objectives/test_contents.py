@@ -5,10 +5,14 @@ from __future__ import annotations
 import functools
 import subprocess
 import sys
+import threading
 import warnings
 from collections import deque
 from collections.abc import Callable
+from decimal import Decimal
 from enum import Enum
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -255,6 +259,21 @@ def test_arrays_are_told_apart_by_their_entries_however_they_lie(dtype: str) -> 
     assert len(known) == 1
     assert len(others) == 4
     assert not known & others
+
+
+class Slotted:
+    __slots__ = ("factor",)
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+
+@pytest.mark.parametrize("make", [Path, Slotted, Fraction, Decimal], ids=lambda make: make.__name__)
+def test_objects_without_a_dictionary_count_by_what_they_hold(make: Callable[[Any], object]) -> None:
+    two = "2" if make is Path else 2
+    assert digest_of(content_of(make(two))) == digest_of(content_of(make(two)))
+    assert digest_of(content_of(make(two))) != digest_of(content_of(make("3" if make is Path else 3)))
+    assert list(content_of(threading.Lock())) == list(content_of(threading.Lock()))
 
 
 def test_sums_penalties_and_restrictions() -> None:

@@ -87,9 +87,7 @@ def frame_of_surveys(connection: Connection, objective: str | None) -> pd.DataFr
     )
     if objective is not None:
         query = query.where(surveys.c.objective == objective)
-    frame = _frame(
-        connection, query, integers=("survey", "batch_size", "batches", "seeds"), reals=("seconds",)
-    )
+    frame = _frame(connection, query, integers=("survey", "batch_size", "batches", "seeds"), reals=("seconds",))
     return frame.assign(settings=[json.loads(text) for text in frame["settings"]])
 
 

@@ -167,9 +167,7 @@ def _search(connection: Connection, judge: Judge, one: Found, value: float) -> A
     return None
 
 
-def _insert(
-    connection: Connection, judge: Judge, one: Found, solution: Solution, survey: int, first_seed: int
-) -> int:
+def _insert(connection: Connection, judge: Judge, one: Found, solution: Solution, survey: int, first_seed: int) -> int:
     row = {
         "objective": judge.objective,
         "multiplicity": len(one.members),

@@ -173,8 +173,8 @@ class Survey:
             self._on,
             "Values as exact as rounding allows; runs on the way to infinity lie above their limit.",
         )
-        scale = "log" if self.progress.seeds > 50 else "linear"
-        return Figure("Loss levels", caption, Axis("loss"), Axis("runs", scale=scale), series)  # type: ignore[arg-type]
+        runs = Axis("runs", scale="log" if self.progress.seeds > 50 else "linear")
+        return Figure("Loss levels", caption, Axis("loss"), runs, series)
 
     def curvature_figure(self) -> Figure:
         """Gradient norm against the smallest eigenvalue of the Hessian, at the distinct points."""

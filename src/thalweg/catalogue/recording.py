@@ -75,9 +75,7 @@ def locked(connection: Connection, fingerprint: str) -> Row[Any]:
 
     On SQLite the transaction holds the lock of the whole file already.
     """
-    return connection.execute(
-        select(objectives).where(objectives.c.fingerprint == fingerprint).with_for_update()
-    ).one()
+    return connection.execute(select(objectives).where(objectives.c.fingerprint == fingerprint).with_for_update()).one()
 
 
 def inserted_objective(connection: Connection, values: Mapping[str, Any]) -> Row[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +12,10 @@ from torch import Tensor
 
 from thalweg.foundation import InvalidInputError, ParameterSpace
 from thalweg.objectives import Objective
+from thalweg.objectives.contents import content_of, digest_of
 from thalweg.solvers import random_starts
 
-__all__ = ["INITIALIZERS", "Initializer", "named_initializer", "starts_of"]
+__all__ = ["INITIALIZERS", "Initializer", "label_of", "named_initializer", "starts_of"]
 
 Initializer = Callable[[ParameterSpace, torch.Generator], Tensor]
 """Maps the space and a seeded generator to one start ``(P,)``."""
@@ -51,12 +51,13 @@ def named_initializer(initializer: str | Initializer) -> tuple[str, Initializer]
             f"no initializer {initializer!r}; there are {', '.join(map(repr, INITIALIZERS))}, and functions "
             "(space, generator) -> start (P,)"
         )
-    try:
-        code = inspect.getsource(initializer)
-    except (OSError, TypeError):
-        code = repr(getattr(initializer, "__code__", type(initializer)))
-    name = getattr(initializer, "__qualname__", type(initializer).__qualname__)
-    return f"{name} {hashlib.sha256(code.encode()).hexdigest()[:16]}", initializer
+    return label_of(initializer), initializer
+
+
+def label_of(thing: Callable[..., Any]) -> str:
+    """A name for a function or object of the user's that changes when its code, settings or what it closes over do."""
+    name = getattr(thing, "__qualname__", type(thing).__qualname__)
+    return f"{name} {digest_of(content_of(thing))[:16]}"
 
 
 def starts_of(objective: Objective, initializer: Initializer, seed: int, first: int, count: int) -> Tensor:

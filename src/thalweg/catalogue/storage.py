@@ -149,9 +149,7 @@ class Storage:
                 "its own"
             )
         metadata.create_all(connection, checkfirst=False)
-        connection.execute(
-            versions.insert().values(schema_version=SCHEMA, library=library_version(), created=now())
-        )
+        connection.execute(versions.insert().values(schema_version=SCHEMA, library=library_version(), created=now()))
 
 
 def now() -> datetime:

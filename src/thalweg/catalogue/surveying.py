@@ -14,7 +14,7 @@ from pathlib import Path
 from thalweg.catalogue.catalogue import Catalogue
 from thalweg.catalogue.outcome import Survey
 from thalweg.catalogue.records import Batch, CatalogueError, Progress
-from thalweg.catalogue.starting import Initializer, named_initializer, starts_of
+from thalweg.catalogue.starting import Initializer, label_of, named_initializer, starts_of
 from thalweg.catalogue.workers import InThisProcess, Packed, Search, Task, own_processes, packed, run_task
 from thalweg.foundation import InvalidInputError, RunControl, parse_duration, progress_bar
 from thalweg.objectives import Objective
@@ -105,7 +105,7 @@ def survey(
         "seed": seed,
         "tolerance": tolerance,
         "max_iterations": max_iterations,
-        "resolver": None if resolver is None else getattr(resolver, "__qualname__", repr(resolver)),
+        "resolver": None if resolver is None else label_of(resolver),
     }
     many = (os.cpu_count() or 1) if workers is None else workers
     factory = executor or (own_processes(many) if many else InThisProcess)
@@ -195,10 +195,17 @@ class _Driver:
         except KeyboardInterrupt:
             self.stopped = "interrupted"
         finally:
-            for future in self.flying:
-                future.cancel()
-            if pool is not None:
-                _end(pool, wait_for_rest=self.stopped is None and not self.flying)
+            try:
+                self._land()
+            finally:
+                if pool is not None:
+                    _end(pool, wait_for_rest=self.stopped is None and not self.flying)
+
+    def _land(self) -> None:
+        """Cancel what still flies, and keep what came back in the meantime unless something failed."""
+        for future in [future for future in self.flying if not future.cancel()]:
+            if self.stopped and future.done() and not future.cancelled() and future.exception() is None:
+                self._take(future)
 
     def _fill(self, pool: Executor, tasks: Iterator[tuple[int, Task]]) -> bool:
         """Submit until enough is in flight; False where nothing is left at all."""
@@ -246,6 +253,8 @@ class _Driver:
         """Keep what came back before the executor broke; the rest is run again by another."""
         for future in [future for future in self.flying if future.done()]:
             self._take(future)
+        for future in self.flying:
+            future.cancel()  # a cluster would go on with them
         self.again.extend(self.flying.values())
         self.flying.clear()
 

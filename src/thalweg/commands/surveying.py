@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from thalweg.catalogue import Catalogue, Survey, survey
 from thalweg.commands.loading import load_target
 from thalweg.display import Facts, Report, Section, Table
-from thalweg.foundation import InvalidInputError
+from thalweg.foundation import InvalidInputError, ParameterSpace
 from thalweg.objectives import Objective
 
 if TYPE_CHECKING:
@@ -91,15 +91,10 @@ def _one_point(row: pd.Series, home: pd.Series, theta: list[float]) -> Report:
     facts = {name: row[name] for name in ("objective", "value", "gradient_norm", "index", "undecided", "kind")}
     facts |= {"runs that ended here": row["multiplicity"], "first found by": f"survey {row['first_survey']}"}
     facts["objective"] = f"{home['description']} ({row['objective'][:12]})"
-    blocks, start = [], 0
-    for name, shape in home["blocks"]:
-        size = 1
-        for length in shape:
-            size *= length
-        part = theta[start : start + size]
-        text = ", ".join(f"{number:.6g}" for number in part[:_SHOWN])
-        blocks.append((name, str(tuple(shape)), text + (", ..." if size > _SHOWN else "")))
-        start += size
+    blocks = []
+    for block in ParameterSpace(home["blocks"]):
+        text = ", ".join(f"{number:.6g}" for number in theta[block.slice][:_SHOWN])
+        blocks.append((block.name, str(block.shape), text + (", ..." if block.size > _SHOWN else "")))
     return Report(
         f"Point {row['point']}",
         [Section("What it is", [Facts(facts)]), Section("Parameters", [Table(["block", "shape", "values"], blocks)])],

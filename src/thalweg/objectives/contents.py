@@ -92,11 +92,22 @@ def _compound(thing: Any, seen: AbstractSet[int]) -> Iterator[object]:
         yield from _content_of_function(thing, seen)
     elif isinstance(thing, type):
         yield from _content_of_class(thing, seen)
-    elif _is_foreign(thing) or not hasattr(thing, "__dict__"):
+    elif _is_foreign(thing):
         yield _name(thing)
+    elif not hasattr(thing, "__dict__"):  # a path, a date, a fraction, an object with slots: as it would be pickled
+        yield _name(thing)
+        yield from content_of(_pickled_parts(thing), seen)
     else:  # an object of a class of the user's own
         yield from _content_of_class(type(thing), seen)
         yield from content_of({k: v for k, v in vars(thing).items() if not k.startswith("__")}, seen)
+
+
+def _pickled_parts(thing: Any) -> tuple[Any, ...]:
+    try:
+        parts = thing.__reduce_ex__(2)
+    except (TypeError, AttributeError):  # such as a lock: nothing of it defines what is computed
+        return ()
+    return tuple(parts[1:3]) if isinstance(parts, tuple) else ()
 
 
 def content_of_module(

@@ -15,7 +15,7 @@ from thalweg.foundation import InvalidInputError, RunControl, parse_duration, pr
 from thalweg.objectives import Objective
 from thalweg.solvers.method import max_norm
 from thalweg.solvers.newton import decompose, predict_memory
-from thalweg.solvers.rosenbrock import RODAS4, Spectrum, Step, next_length, rosenbrock_step, steepest
+from thalweg.solvers.rosenbrock import RODAS4, Spectrum, Step, next_length, root_mean_square, rosenbrock_step, steepest
 from thalweg.solvers.solution import in_batch_shape
 from thalweg.solvers.starts import checked_starts
 
@@ -177,7 +177,7 @@ class _Flow:
         self.ended = [""] * count
         self.theta = theta.clone()
         self.pull, self.spectrum = self._measured(theta)
-        self.length = steepest(theta, self.pull, _size(theta).clamp(min=1e-3))
+        self.length = steepest(theta, self.pull, root_mean_square(theta).clamp(min=1e-3))
         if len(times) == 1:
             self.stop(torch.ones_like(self.running, dtype=torch.bool), "end of time")
         self._end_stationary()
@@ -202,7 +202,7 @@ class _Flow:
         trial = rosenbrock_step(RODAS4, pull, torch.zeros_like(origin), self.pull, self.spectrum, length)
         ends = origin + self.root * trial.theta
         shift = Step(origin, ends, self.root * trial.error, tuple(self.root * each for each in trial.inside))
-        floor = self.rtol * torch.maximum(_size(origin), _size(ends)).unsqueeze(1)
+        floor = self.rtol * torch.maximum(root_mean_square(origin), root_mean_square(ends)).unsqueeze(1)
         misfit = shift.misfit(self.rtol, floor)
         good = misfit <= 1
         self.length = next_length(length, misfit, RODAS4.order)
@@ -259,15 +259,14 @@ class _Flow:
 
     def trajectory(self, batch: torch.Size, seconds: float) -> Trajectory:
         """What was found, in the batch shape of the starts."""
-        rows = [self.objective.evaluate(path, 1) for path in self.path]  # one flow's times are a batch
-        value = torch.stack([row.value for row in rows])
-        slopes = [row.gradient for row in rows if row.gradient is not None]
-        norm = torch.stack([torch.where(torch.isnan(g).any(-1), torch.nan, max_norm(g)) for g in slopes])
+        found = self.objective.evaluate(self.path, 1)
+        assert found.gradient is not None
+        norm = torch.where(torch.isnan(found.gradient).any(-1), torch.nan, max_norm(found.gradient))
         k = len(self.times)
         return Trajectory(
             times=self.times,
             theta=self.path.reshape(*batch, k, self.path.shape[2]),
-            value=value.reshape(*batch, k),
+            value=found.value.reshape(*batch, k),
             gradient_norm=norm.reshape(*batch, k),
             reached=self.reached.reshape(batch),
             steps=self.steps.reshape(batch),
@@ -308,8 +307,3 @@ def _rates(objective: Objective, given: float | Tensor | Mapping[str, float]) ->
     if not bool((torch.isfinite(rates) & (rates >= 0)).all()):
         raise InvalidInputError("inverse_time_constants must be finite and not negative")
     return rates
-
-
-def _size(theta: Tensor) -> Tensor:
-    """Root mean square, ``(b,)``."""
-    return theta.square().mean(1).sqrt()

@@ -13,7 +13,7 @@ from thalweg.foundation import InvalidInputError
 from thalweg.objectives import Objective
 from thalweg.solvers.method import Method, State, finite
 from thalweg.solvers.newton import decompose, predict_memory
-from thalweg.solvers.rosenbrock import RODAS3, Spectrum, next_length, rosenbrock_step, steepest
+from thalweg.solvers.rosenbrock import RODAS3, Spectrum, next_length, root_mean_square, rosenbrock_step, steepest
 from thalweg.solvers.watch import checkpoint
 
 __all__ = ["GradientFlow"]
@@ -54,7 +54,7 @@ class GradientFlow(Method):
         assert found.gradient is not None
         assert found.hessian is not None
         values, vectors = decompose(found.hessian)
-        length = steepest(theta, found.gradient, _size(theta).clamp(min=1e-3))
+        length = steepest(theta, found.gradient, root_mean_square(theta).clamp(min=1e-3))
         return State.fresh(theta, found.value, found.gradient, 1, eigenvalues=values, vectors=vectors, length=length)
 
     def step(self, objective: Objective, state: State) -> State:
@@ -76,7 +76,7 @@ class GradientFlow(Method):
         spectrum = Spectrum(here.memory["eigenvalues"], here.memory["vectors"])
         length = torch.minimum(here.memory["length"], spectrum.longest())
         trial = rosenbrock_step(RODAS3, objective.gradient, here.theta, here.gradient, spectrum, length)
-        floor = self.rtol * torch.maximum(_size(here.theta), _size(trial.theta)).unsqueeze(1)
+        floor = self.rtol * torch.maximum(root_mean_square(here.theta), root_mean_square(trial.theta)).unsqueeze(1)
         misfit = trial.misfit(self.rtol, floor)
         state.memory["length"][rows] = next_length(length, misfit, RODAS3.order)
         state.evaluations[rows] += RODAS3.gradients
@@ -102,8 +102,3 @@ class GradientFlow(Method):
         values, vectors = decompose(found.hessian[down])
         state.memory["eigenvalues"][kept], state.memory["vectors"][kept] = values, vectors
         return down
-
-
-def _size(theta: Tensor) -> Tensor:
-    """Root mean square, ``(b,)``."""
-    return theta.square().mean(1).sqrt()

@@ -20,7 +20,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["RODAS3", "RODAS4", "Spectrum", "Step", "Tableau", "next_length", "rosenbrock_step", "steepest"]
+__all__ = [
+    "RODAS3",
+    "RODAS4",
+    "Spectrum",
+    "Step",
+    "Tableau",
+    "next_length",
+    "root_mean_square",
+    "rosenbrock_step",
+    "steepest",
+]
 
 _SAFETY, _LEAST, _MOST = 0.9, 0.1, 6.0
 """Of the proposed step length, and how much it may change from one step to the next."""
@@ -173,10 +183,15 @@ def next_length(length: Tensor, misfit: Tensor, order: int) -> Tensor:
     return length * factor.clamp(_LEAST, _MOST)
 
 
+def root_mean_square(theta: Float[Tensor, "b P"]) -> Float[Tensor, " b"]:
+    """Typical size of a parameter."""
+    return theta.square().mean(1).sqrt()
+
+
 def steepest(theta: Tensor, gradient: Tensor, size: Tensor) -> Tensor:
     """A first length: a hundredth of the parameters' size along the gradient."""
     tiny = torch.finfo(theta.dtype).tiny
-    return 0.01 * size / gradient.square().mean(1).sqrt().clamp(min=tiny)
+    return 0.01 * size / root_mean_square(gradient).clamp(min=tiny)
 
 
 def _combined(start: Tensor, factors: tuple[float, ...], stages: list[Tensor]) -> Tensor:

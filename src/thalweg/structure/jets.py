@@ -59,9 +59,9 @@ def _tanh(z: Tensor, order: int) -> list[Tensor]:
 
 
 def _sigmoid(z: Tensor, order: int) -> list[Tensor]:
-    up = torch.sigmoid(z)
-    slope = (1 - up).mul_(up)
-    return [up, slope] if order == 1 else [up, slope, torch.addcmul(slope, slope, up, value=-2)]
+    up, down = torch.sigmoid(z), torch.sigmoid(-z)  # 1 - up would lose the digits of the tail
+    slope = up * down
+    return [up, slope] if order == 1 else [up, slope, slope * (down - up)]
 
 
 def _density(z: Tensor) -> Tensor:
@@ -86,7 +86,7 @@ def _softplus(z: Tensor, order: int, beta: float = 1.0, threshold: float = 20.0)
     scaled = beta * z if beta != 1 else z
     found = [functional.softplus(z, beta, threshold), torch.sigmoid(scaled)]
     if order == 2:
-        bend = (1 - found[1]).mul_(found[1])
+        bend = torch.sigmoid(-scaled).mul_(found[1])
         found.append(beta * bend if beta != 1 else bend)
     linear = scaled > threshold
     if bool(linear.any()):  # rarely, and masks cost more than all the rest
