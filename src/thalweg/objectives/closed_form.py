@@ -15,7 +15,8 @@ from thalweg.objectives.outputs import Piece
 from thalweg.objectives.paths import AGREEMENT
 from thalweg.objectives.perceptron import OutputLoss, Perceptron
 from thalweg.objectives.risk import EmpiricalRisk
-from thalweg.objectives.shallow import Entering, Shallow
+from thalweg.objectives.shallow import Shallow
+from thalweg.objectives.shallow_forms import Entering
 from thalweg.structure import DenseNetwork
 
 __all__ = ["ClosedForm", "closed_form"]

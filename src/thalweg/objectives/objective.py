@@ -134,6 +134,18 @@ class Objective(ABC):
             hessian.reshape(*batch, size, size) if hessian is not None else None,
         )
 
+    def add_to(self, total: Evaluation, theta: Float[Tensor, "b P"], order: int) -> None:
+        """Add what `evaluate` gives to another evaluation at the same points, in place.
+
+        Args:
+            total: with value ``(b,)``, gradient ``(b, P)`` and Hessian ``(b, P, P)`` as far as the order asks for them.
+            theta: ``(b, P)``.
+            order: 0, 1 or 2.
+        """
+        for whole, part in zip(total, self.evaluate(theta, order), strict=True):
+            if whole is not None and part is not None:
+                whole += part
+
     def value(self, theta: Float[Tensor, "*batch P"]) -> Float[Tensor, "*batch"]:
         """The loss, ``(*batch)``."""
         return self.evaluate(theta, 0).value

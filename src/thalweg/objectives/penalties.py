@@ -15,7 +15,7 @@ from thalweg.objectives import paths, probe
 from thalweg.objectives.capabilities import Capability
 from thalweg.objectives.contents import content_of
 from thalweg.objectives.kinks import record_kinks
-from thalweg.objectives.objective import Objective
+from thalweg.objectives.objective import Evaluation, Objective
 from thalweg.objectives.paths import DerivativePath
 from thalweg.objectives.pickling import require_findable
 
@@ -69,6 +69,26 @@ class L2(Objective):
     def chunk_value(self, theta: Float[Tensor, " P"], chunk: Any) -> Float[Tensor, ""]:
         """The penalty."""
         return self.strength / 2 * (self.mask * (theta - self.center) ** 2).sum()
+
+    def add_to(self, total: Evaluation, theta: Float[Tensor, "b P"], order: int) -> None:
+        """A diagonal: no matrix is formed."""
+        rows, _ = self._rows(theta)
+        away = self.mask * (rows - self.center)
+        total.value.add_(away.square().sum(1), alpha=self.strength / 2)
+        if total.gradient is not None:
+            total.gradient.add_(away, alpha=self.strength)
+        if total.hessian is not None:
+            total.hessian.diagonal(dim1=1, dim2=2).add_(self.mask, alpha=self.strength)
+
+    def _derivatives(self, rows: Tensor, order: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        count, size = rows.shape
+        total = Evaluation(
+            rows.new_zeros(count),
+            rows.new_zeros(count, size) if order else None,
+            rows.new_zeros(count, size, size) if order == 2 else None,
+        )
+        self.add_to(total, rows, order)
+        return total.value, total.gradient, total.hessian
 
     def content(self) -> Iterable[object]:
         """Strength, mask and center."""

@@ -57,7 +57,7 @@ class NewtonTrustRegion(Method):
         slopes = (vectors.mT @ state.gradient[:, :, None]).squeeze(-1)
 
         def propose(rows: Tensor, radius: Tensor) -> Proposal:
-            return _proposal(values[rows], vectors[rows], slopes[rows], radius)
+            return _proposal(_some(values, rows), _some(vectors, rows), _some(slopes, rows), radius)
 
         tried = advance(objective, state, state.memory["radius"], propose, widest=self.widest)
         return _moved(objective, state, tried)
@@ -113,7 +113,8 @@ class LevenbergMarquardt(Method):
         slopes = (vectors.mT @ (state.gradient / scale)[:, :, None]).squeeze(-1)
 
         def propose(rows: Tensor, radius: Tensor) -> Proposal:
-            return _proposal(values[rows].clamp(min=0), vectors[rows], slopes[rows], radius, scale[rows])
+            own = _some(vectors, rows), _some(slopes, rows)
+            return _proposal(_some(values, rows).clamp(min=0), *own, radius, _some(scale, rows))
 
         tried = advance(objective, state, memory["radius"], propose, widest=self.widest, scale=scale)
         rows = tried.moved.nonzero().squeeze(-1)
@@ -172,13 +173,27 @@ def _proposal(values: Tensor, vectors: Tensor, slopes: Tensor, radius: Tensor, s
     across = found.shifted > _STEEPER * along[:, None]
 
     def correct(rows: Tensor, gradient: Tensor) -> Tensor:
-        actual = (vectors[rows].mT @ (gradient / units[rows])[:, :, None]).squeeze(-1)
+        actual = _turned(vectors.mT, rows, gradient / units[rows])
         foreseen = slopes[rows] + values[rows] * found.step[rows]
         back = torch.where(across[rows], (foreseen - actual) / found.shifted[rows], torch.zeros_like(actual))
-        return (vectors[rows] @ back[:, :, None]).squeeze(-1) / units[rows]
+        return _turned(vectors, rows, back) / units[rows]
 
     step = (vectors @ found.step[:, :, None]).squeeze(-1) / units
     return Proposal(step, found.predicted, found.boundary, correct)
+
+
+def _some(batch: Tensor, rows: Tensor) -> Tensor:
+    """Rows in ascending order; not copied where they are all."""
+    return batch if len(rows) == len(batch) else batch[rows]
+
+
+def _turned(matrices: Tensor, rows: Tensor, vectors: Tensor) -> Tensor:
+    """Some of the matrices times a vector each; reading most of them twice costs less than copying many."""
+    if 2 * len(rows) < len(matrices):
+        return (matrices[rows] @ vectors[:, :, None]).squeeze(-1)
+    every = vectors.new_zeros(len(matrices), vectors.shape[1])
+    every[rows] = vectors
+    return (matrices @ every[:, :, None]).squeeze(-1)[rows]
 
 
 def _diagonal_scale(matrix: Tensor) -> Tensor:

@@ -136,7 +136,8 @@ class Step:
         """The flow inside the step, of third order, at fractions of its length."""
         near, far = self.inside
         s = fraction.unsqueeze(1)
-        return self.start * (1 - s) + s * (self.theta + (1 - s) * (near + s * far))
+        # as a change, so that what does not move stays exactly
+        return self.start + s * ((self.theta - self.start) + (1 - s) * (near + s * far))
 
     def misfit(self, relative: float, absolute: Float[Tensor, "b 1"]) -> Float[Tensor, " b"]:
         """Root mean square of the error in units of the tolerance; infinite where the step is not finite."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -62,28 +63,50 @@ class Advance(NamedTuple):
     evaluations: Int[Tensor, " b"]
 
 
-def judge(objective: Objective, state: State, step: Tensor, predicted: Tensor) -> tuple[Tensor, Tensor]:
-    """Actual over predicted decrease of trial steps, and whether they are to be taken; both ``(b,)``.
+class Verdict(NamedTuple):
+    """What k trial steps did.
+
+    Attributes:
+        ratio: ``(k,)``, actual over predicted decrease.
+        accepted: ``(k,)``, whether the step is to be taken.
+        gradient: ``(k, P)``, found at the trial points; None where it was not asked for.
+    """
+
+    ratio: Float[Tensor, " k"]
+    accepted: Bool[Tensor, " k"]
+    gradient: Float[Tensor, "k P"] | None
+
+
+def judge(objective: Objective, state: State, step: Tensor, predicted: Tensor, *, slopes: bool = False) -> Verdict:
+    """Compare the decrease along trial steps with what the model predicted.
 
     Where the predicted decrease is lost in the rounding of the value, the decrease is taken from the slopes at both
     ends (trapezoidal rule, as in the approximate Wolfe condition of Hager and Zhang 2005), and a step that lowers the
     gradient is taken too.
+
+    Args:
+        objective: what is minimised.
+        state: where the k rows stand.
+        step: ``(k, P)``.
+        predicted: ``(k,)``.
+        slopes: whether the gradients at the trial points are wanted, which costs less than asking for them later.
     """
     trial = state.theta + step
-    value = finite(objective.value(trial))
+    found = objective.evaluate(trial, 1 if slopes else 0)
+    value = finite(found.value)
     ratio = (state.value - value) / predicted.clamp(min=torch.finfo(predicted.dtype).tiny)
     accepted = ratio > 1e-4
     unit = torch.finfo(value.dtype).eps * state.value.abs()
     blurred = (predicted < _VISIBLE * unit) & (value <= state.value + _VISIBLE * unit)
     if bool(blurred.any()):
         rows = blurred.nonzero().squeeze(-1)
-        slope = objective.gradient(trial[rows])
+        slope = objective.gradient(trial[rows]) if found.gradient is None else found.gradient[rows]
         decrease = -((state.gradient[rows] + slope) * step[rows]).sum(-1) / 2
         fine = decrease / predicted[rows].clamp(min=torch.finfo(predicted.dtype).tiny)
         better = max_norm(slope) < 0.9 * state.gradient_norm[rows]
         ratio[rows] = fine
         accepted[rows] = (fine > 0.1) & (max_norm(slope) < 4 * state.gradient_norm[rows]) | better
-    return ratio, accepted & torch.isfinite(value)
+    return Verdict(ratio, accepted & torch.isfinite(value), found.gradient)
 
 
 def advance(
@@ -106,14 +129,15 @@ def advance(
     moved = torch.zeros_like(state.stuck)
     evaluations = torch.zeros_like(state.evaluations)
     pending = torch.arange(len(theta), device=theta.device)
+    bare = replace(state, memory={})  # rows are picked below, and what a method remembers may be matrices
     resolution = torch.finfo(theta.dtype).eps * scale.amax(-1) * (1 + theta.norm(dim=-1)) / 4
     for _ in range(_ATTEMPTS):
         checkpoint()
         proposal = propose(pending, radius[pending])
-        here = state.take(pending)
-        ratio, accepted = judge(objective, here, proposal.step, proposal.predicted)
+        here = bare.take(pending)
+        first = judge(objective, here, proposal.step, proposal.predicted, slopes=proposal.correct is not None)
         evaluations[pending] += 1
-        step, ratio, accepted, more = _corrected(objective, here, proposal, ratio, accepted)
+        step, ratio, accepted, more = _corrected(objective, here, proposal, first)
         evaluations[pending] += more
         length = (step * scale[pending]).norm(dim=-1)
         wider = accepted & (ratio > 0.75) & proposal.boundary
@@ -130,7 +154,7 @@ def advance(
 
 
 def _corrected(
-    objective: Objective, state: State, proposal: Proposal, ratio: Tensor, accepted: Tensor
+    objective: Objective, state: State, proposal: Proposal, first: Verdict
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Bend weak steps back onto the floor of a curved valley.
 
@@ -138,22 +162,27 @@ def _corrected(
     gradient there, less the one the model foresaw, is the wall; the same model takes it back. A gradient each, no new
     curvature (the second-order correction of constrained optimisation, and for least squares geodesic acceleration).
     """
-    step, more = proposal.step.clone(), torch.zeros_like(state.evaluations)
+    step, ratio, accepted, gradient = proposal.step, first.ratio, first.accepted, first.gradient
+    more = torch.zeros_like(state.evaluations)
+    if proposal.correct is None or gradient is None:
+        return step, ratio, accepted, more
+    step, ratio, accepted = step.clone(), ratio.clone(), accepted.clone()
     length = step.norm(dim=-1)
-    weak = ratio < _WEAK
-    for _ in range(_CORRECTIONS):
-        rows = (weak & torch.isfinite(ratio)).nonzero().squeeze(-1)
-        if proposal.correct is None or not len(rows):
+    rows = ((ratio < _WEAK) & torch.isfinite(ratio)).nonzero().squeeze(-1)
+    gradient = gradient[rows]
+    for number in range(_CORRECTIONS):
+        if not len(rows):
             break
-        gradient = objective.gradient(state.theta[rows] + step[rows])
         back = proposal.correct(rows, torch.nan_to_num(gradient, posinf=0.0, neginf=0.0))
         bent = step[rows] + back
         sane = bent.norm(dim=-1) <= 2 * length[rows]
-        new_ratio, new_accepted = judge(objective, state.take(rows), bent, proposal.predicted[rows])
-        more[rows] += 2
-        better = sane & (new_ratio > ratio[rows])
+        last = number == _CORRECTIONS - 1
+        tried = judge(objective, state.take(rows), bent, proposal.predicted[rows], slopes=not last)
+        more[rows] += 1
+        better = sane & (tried.ratio > ratio[rows])
         kept = rows[better]
-        step[kept], ratio[kept], accepted[kept] = bent[better], new_ratio[better], new_accepted[better]
-        weak = torch.zeros_like(weak)
-        weak[kept] = ratio[kept] < _WEAK
+        step[kept], ratio[kept], accepted[kept] = bent[better], tried.ratio[better], tried.accepted[better]
+        weak = better & (tried.ratio < _WEAK) & torch.isfinite(tried.ratio)
+        rows = rows[weak]
+        gradient = gradient[:0] if tried.gradient is None else tried.gradient[weak]
     return step, ratio, accepted, more
