@@ -48,7 +48,7 @@ def agreement(risk: EmpiricalRisk, structure: NetworkStructure, theta: Float[Ten
 
 def _described(risk: EmpiricalRisk, structure: NetworkStructure, theta: Float[Tensor, " P"]) -> Float[Tensor, "N C"]:
     """The outputs on all data, from the description."""
-    network = structure.as_dense()
+    network = structure.as_dense(mixed=True)
     if network is not None:
         size = 16 * risk.n_samples * network.rows_per_sample * sum(network.widths)
         require_memory(size, "a forward pass over all samples", "Use fewer samples.")

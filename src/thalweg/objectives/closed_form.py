@@ -34,7 +34,7 @@ MOVES = (0.1, 1.0, 30.0)
 def closed_form(risk: EmpiricalRisk) -> ClosedForm | None:
     """The closed form of a risk's derivatives; None where its network is no multilayer perceptron on all its data."""
     structure = risk.trace_report.structure
-    network = structure.as_dense() if structure is not None else None
+    network = structure.as_dense(mixed=True) if structure is not None else None
     if network is None or not _suits(risk, network):
         return None
     found = ClosedForm(risk, network)

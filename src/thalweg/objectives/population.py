@@ -162,7 +162,7 @@ def _read(module: nn.Module, inputs: int, which: str) -> tuple[DenseNetwork, Ten
     x = torch.randn(5, inputs, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     _outputs(private, x, which)
     report = explain_trace(private, x)
-    network = None if report.structure is None else report.structure.as_dense()
+    network = None if report.structure is None else report.structure.as_dense(mixed=True)
     why = report.reason
     if report.structure is not None:
         why = "" if network is not None else "it is no multilayer perceptron"

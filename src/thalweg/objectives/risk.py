@@ -327,14 +327,25 @@ class EmpiricalRisk(OutputObjective):
         """The same model and loss on other data, every sample with weight one."""
         return self._again(data, targets, None)
 
-    def _again(self, data: Any, targets: Any, weights: Tensor | None) -> EmpiricalRisk:
+    def with_model(self, model: nn.Module, inputs: Any = None) -> EmpiricalRisk:
+        """The same loss, targets and weights with another network, whose outputs must have the same shape.
+
+        Args:
+            model: called with the inputs.
+            inputs: what it sees, one row a sample; None for those of this risk.
+        """
+        return self._again(self.inputs if inputs is None else inputs, self.targets, self._weights, model)
+
+    def _again(
+        self, data: Any, targets: Any, weights: Tensor | None, model: nn.Module | None = None
+    ) -> EmpiricalRisk:
         weighted = weights is not None and self._bound_loss.by_sample
         return EmpiricalRisk(
-            self._private.trainable_copy(self.space.names),
+            self._private.trainable_copy(self.space.names) if model is None else model,
             self.loss,
             data,
             targets,
-            forward=self.forward,
+            forward=self.forward if model is None else None,
             sample_weight=weights if weighted else None,
             reduction=None if self._bound_loss.of_torch else self.reduction,
             dtype=self.dtype,

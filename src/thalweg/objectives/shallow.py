@@ -143,7 +143,7 @@ class Shallow:
     def _forward(self, incoming: Tensor, outgoing: Tensor, x: Entering, order: int) -> tuple[list[Tensor], Tensor]:
         """The units with their derivatives ``(S, m, n)``, and the outputs ``(S, C, n)``."""
         z = (incoming.flatten(0, 1) @ x.columns).view(*incoming.shape[:2], x.columns.shape[1])
-        found = jet(self.facts, z, order)
+        found = jet(self.facts, z, order, dim=1)
         if self._ends_biased:
             return found, torch.baddbmm(outgoing[..., -1:], self._inner(outgoing), found[0])
         return found, torch.bmm(outgoing, found[0])

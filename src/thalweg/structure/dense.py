@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from thalweg.foundation import InvalidInputError, ParameterSpace
 from thalweg.structure.activations import ActivationFacts, activation_facts
+from thalweg.structure.mixed import MixedFacts, facts_of_units
 from thalweg.structure.steps import Step
 from thalweg.structure.weights import Weights, evaluate_weights
 
@@ -116,6 +117,11 @@ class DenseNetwork:
         """Number of features before the first layer and after each."""
         return (self.layers[0].in_features, *(layer.out_features for layer in self.layers))
 
+    @property
+    def mixed(self) -> tuple[str, ...]:
+        """Names of the layers whose units have different activations."""
+        return tuple(layer.name for layer in self.layers if isinstance(layer.activation, MixedFacts))
+
     def units(self, layer: int) -> Units:
         """Where the units of a hidden layer lie in theta.
 
@@ -191,6 +197,7 @@ class _NotDenseError(Exception):
     pass
 
 
+_FOLLOWED = frozenset({"dense", "activation", "rearrange", "concatenate"})
 _ONE_NUMBER = "it was traced with a single sample, or takes one number of samples only; trace it with several"
 
 
@@ -202,25 +209,45 @@ def read_dense(structure: NetworkStructure) -> tuple[DenseNetwork | None, str]:
         return None, str(reason)
 
 
+class _Entries(NamedTuple):
+    """The entries that a step passes on: results of one dense layer, moved about, an elementwise function behind each.
+
+    Attributes:
+        layer: number of the layer, -1 before the first one.
+        place: where each entry lies in the layer's table of rows and features.
+        function: the number of each entry's function in `_Reader.functions`; 0 for none.
+    """
+
+    layer: int
+    place: Tensor
+    function: Tensor
+
+
 class _Reader:
-    """Follows the chain of steps from the inputs to the output."""
+    """Follows the steps from the output back to the inputs."""
 
     def __init__(self, structure: NetworkStructure) -> None:
         self._structure = structure
         self._layers: list[DenseLayer] = []
-        self._order: Tensor | None = None  # where each entry lies in the table of rows and features
+        self._functions: list[ActivationFacts] = [activation_facts("identity")]
+        self._known: dict[int, _Entries] = {}
+        self._first: tuple[int, bool] = (0, False)
 
     def read(self) -> DenseNetwork:
-        chain, first = self._chain()
+        outputs = self._structure.outputs
+        if len(outputs) != 1:
+            raise _NotDenseError(f"it has {len(outputs)} outputs")
+        last = self._entries(self._structure.steps[outputs[0]])
+        if not self._layers:
+            raise _NotDenseError("it has no dense layer")
         if not self._structure.independent_samples:
             open_question = self._structure.independent_samples is None
             raise _NotDenseError("samples influence each other" if not open_question else _ONE_NUMBER)
-        left = next((step.left for step in chain if step.kind == "dense"), False)
-        for step in chain:
-            self._take(step)
-        self._check_output()
-        assert self._order is not None
-        rows = self._order.numel() // self._layers[-1].out_features
+        if not _in_order(last.place):
+            raise _NotDenseError("its outputs are rearranged between samples and features")
+        self._close(last)
+        rows = last.place.numel() // self._layers[-1].out_features
+        first, left = self._first
         return DenseNetwork(
             layers=tuple(self._layers),
             space=self._structure.space,
@@ -232,21 +259,29 @@ class _Reader:
             _flat=self._flat_input(first),
         )
 
-    def _chain(self) -> tuple[list[Step], int]:
-        """The steps that depend on parameters, in order, and the number of the step they start from."""
-        steps = self._structure.steps
-        if len(self._structure.outputs) != 1:
-            raise _NotDenseError(f"it has {len(self._structure.outputs)} outputs")
-        step = steps[self._structure.outputs[0]]
-        chain: list[Step] = []
-        while step.kind != "input" and not step.from_data:
-            if len(step.reads) != 1 or step.kind not in {"dense", "activation", "rearrange"}:
-                raise _NotDenseError(f"{step.name!r} is not a step of a multilayer perceptron ({step.kind})")
-            chain.append(step)
-            step = steps[step.reads[0]]
-        if not any(s.kind == "dense" for s in chain):
-            raise _NotDenseError("it has no dense layer")
-        return chain[::-1], step.index
+    def _entries(self, step: Step) -> _Entries:
+        """What a step passes on; what comes before the first dense layer is numbered as it comes."""
+        if step.index not in self._known:
+            self._known[step.index] = self._followed(step)
+        return self._known[step.index]
+
+    def _followed(self, step: Step) -> _Entries:
+        if step.kind == "input" or step.from_data:
+            nothing = torch.zeros(0, dtype=torch.int64)
+            return _Entries(-1, nothing, nothing)
+        if step.kind not in _FOLLOWED or (len(step.reads) != 1 and step.kind != "concatenate"):
+            raise _NotDenseError(f"{step.name!r} is not a step of a multilayer perceptron ({step.kind})")
+        before = [self._entries(self._structure.steps[read]) for read in step.reads]
+        if step.kind == "dense":
+            return self._dense(step, before[0])
+        if any(each.layer != before[0].layer for each in before):
+            raise _NotDenseError(f"{step.name!r} puts results of several layers together")
+        if before[0].layer < 0:
+            raise _NotDenseError(f"{step.name!r} comes before the first dense layer")
+        if step.kind == "activation":
+            return self._activation(step, before[0])
+        place = self._structure.rearranged(step, *(each.place for each in before))
+        return _Entries(before[0].layer, place, self._structure.rearranged(step, *(each.function for each in before)))
 
     def _flat_input(self, first: int) -> int | None:
         """The place of the input that the features are a mere reshaping of, None where they are more than that."""
@@ -263,26 +298,24 @@ class _Reader:
         same = table.numel() == torch.Size(step.shape).numel() and _in_order(table)
         return int(self._structure.key_of(step)) if same else None
 
-    def _take(self, step: Step) -> None:
-        if step.kind == "dense":
-            self._dense(step)
-        elif step.kind == "activation":
-            self._activation(step)
-        elif self._order is not None:
-            self._order = self._structure.rearranged(step, self._order)
-
-    def _dense(self, step: Step) -> None:
+    def _dense(self, step: Step, before: _Entries) -> _Entries:
         assert step.weight is not None
         if step.weight.kind == "computed":
             raise _NotDenseError(f"the weights of {step.name!r} are computed from {', '.join(step.weight.names)}")
+        if before.layer != len(self._layers) - 1:
+            raise _NotDenseError(f"{step.name!r} is not a step of a multilayer perceptron (one of two ways)")
         out, inside = step.weight.shape
-        if self._order is not None:
-            table = self._order.T if step.left else self._order
+        if before.layer < 0:
+            self._first = step.reads[0], step.left
+        else:
+            table = before.place.T if step.left else before.place
             if table.shape[-1] != inside or not _in_order(table):
                 raise _NotDenseError(f"entries are rearranged between rows and features before {step.name!r}")
+            turned = before.function.T if step.left else before.function
+            self._close(_Entries(before.layer, table, turned))
         rows = int(torch.Size(step.shape).numel()) // out
         order = torch.arange(rows * out).reshape(rows, out)
-        self._order = order.T if step.left else order.reshape(step.shape)
+        place = order.T if step.left else order.reshape(step.shape)
         coordinates = self._structure.coordinates
         layer = DenseLayer(
             name=step.name,
@@ -296,19 +329,23 @@ class _Reader:
             _bias=step.bias,
         )
         self._layers.append(layer)
+        return _Entries(len(self._layers) - 1, place, torch.zeros_like(place))
 
-    def _activation(self, step: Step) -> None:
-        if not self._layers:
-            raise _NotDenseError(f"{step.name!r} comes before the first dense layer")
-        last = self._layers[-1]
-        if last.activation.name != "identity":
-            raise _NotDenseError(f"two elementwise functions follow {last.name!r}")
+    def _activation(self, step: Step, before: _Entries) -> _Entries:
         assert step.activation is not None
-        self._layers[-1] = replace(last, activation=step.activation)
+        if any(self._functions[number].name != "identity" for number in before.function.unique().tolist()):
+            raise _NotDenseError(f"two elementwise functions follow {self._layers[before.layer].name!r}")
+        self._functions.append(step.activation)
+        return before._replace(function=torch.full_like(before.function, len(self._functions) - 1))
 
-    def _check_output(self) -> None:
-        if self._order is None or not _in_order(self._order):
-            raise _NotDenseError("its outputs are rearranged between samples and features")
+    def _close(self, entries: _Entries) -> None:
+        """Give a layer the functions that its entries, in order again, went through."""
+        layer = self._layers[entries.layer]
+        table = entries.function.reshape(-1, layer.out_features)
+        if not bool((table == table[0]).all()):
+            raise _NotDenseError(f"rows of {layer.name!r} go through different elementwise functions")
+        facts = facts_of_units([self._functions[number] for number in table[0].tolist()])
+        self._layers[entries.layer] = replace(layer, activation=facts)
 
     def _samples(self, rows: int) -> int:
         shape = self._structure.steps[self._structure.outputs[0]].shape
@@ -327,5 +364,3 @@ def _in_order(table: Tensor) -> bool:
 
 def _name(weights: Weights) -> str | None:
     return weights.names[0] if weights.kind in {"whole", "transposed"} else None
-
-

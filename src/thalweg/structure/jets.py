@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from thalweg.structure.activation_table import softplus_facts
 from thalweg.structure.activations import ActivationFacts, Scaled, activation_facts
+from thalweg.structure.mixed import MixedFacts, by_activation
 
 __all__ = ["jet"]
 
@@ -25,12 +26,20 @@ Jet = Callable[[Tensor, int], list[Tensor]]
 """From arguments and an order (0 to 2) to the value and the derivatives up to that order."""
 
 
-def jet(facts: ActivationFacts, z: Float[Tensor, "..."], order: int) -> list[Float[Tensor, "..."]]:
+def jet(facts: ActivationFacts, z: Float[Tensor, "..."], order: int, dim: int = -1) -> list[Float[Tensor, "..."]]:
     """The value of an activation and its derivatives up to an order, each ``(...)``; they may share memory.
+
+    Args:
+        facts: of the activation.
+        z: arguments.
+        order: 0 to 2.
+        dim: of the units, where these have different activations.
 
     >>> [entry.item() for entry in jet(activation_facts("square"), torch.tensor(3.0), 2)]
     [9.0, 6.0, 2.0]
     """
+    if isinstance(facts, MixedFacts):
+        return by_activation(facts.of_unit, z, lambda one, part: jet(one, part, order), dim)
     if order == 0 and facts.function is torch.tanh:
         return [_tanh_itself(z)]
     shared = _shared(facts.function) if order else None

@@ -181,13 +181,22 @@ class NetworkStructure:
 
     # -- as a multilayer perceptron ------------------------------------------------------------------------------------
 
-    def as_dense(self) -> DenseNetwork | None:
-        """The network as a multilayer perceptron, None where it is not one (`explain_dense` says why)."""
-        return self._dense[0]
+    def as_dense(self, *, mixed: bool = False) -> DenseNetwork | None:
+        """The network as a multilayer perceptron, None where it is not one (`explain_dense` says why).
 
-    def explain_dense(self) -> str:
+        Args:
+            mixed: whether units of one layer may have different activations. Who argues from *the* activation of a
+                layer must not ask for such networks.
+        """
+        network = self._dense[0]
+        return network if network is None or mixed or not network.mixed else None
+
+    def explain_dense(self, *, mixed: bool = False) -> str:
         """Why the network is no multilayer perceptron; empty where it is one."""
-        return self._dense[1]
+        network, reason = self._dense
+        if network is None or mixed or not network.mixed:
+            return reason
+        return f"the units of {network.mixed[0]!r} have different activations"
 
     @cached_property
     def _dense(self) -> tuple[DenseNetwork | None, str]:
