@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` do
         objectives,
         solvers,
         structure,
+        symmetry,
         tangent,
         zoo,
     )
@@ -112,6 +113,7 @@ _ROOMS = (
     "tangent",
     "certificates",
     "solvers",
+    "symmetry",
     "inspection",
     "catalogue",
 )
@@ -162,6 +164,7 @@ __all__ = [
     "tangent",
     "certificates",
     "solvers",
+    "symmetry",
     "inspection",
     "catalogue",
 ]

@@ -6,7 +6,7 @@ from thalweg.solvers.flow_method import GradientFlow
 from thalweg.solvers.lbfgs import LBFGS
 from thalweg.solvers.loop import Snapshot
 from thalweg.solvers.method import Method
-from thalweg.solvers.minimize import Resolution, Resolver, minimize
+from thalweg.solvers.minimize import Resolution, Resolved, Resolver, minimize
 from thalweg.solvers.newton import LevenbergMarquardt, NewtonTrustRegion
 from thalweg.solvers.newton_cg import NewtonCG
 from thalweg.solvers.saddle_methods import EigenvectorFollowing, IndexPreservingNewton, NewtonMinres
@@ -25,6 +25,7 @@ __all__ = [
     "NewtonMinres",
     "NewtonTrustRegion",
     "Resolution",
+    "Resolved",
     "Resolver",
     "Snapshot",
     "Solution",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -25,7 +25,7 @@ from thalweg.solvers.solution import Solution, in_batch_shape, tensor_fields
 from thalweg.solvers.starts import checked_starts
 from thalweg.solvers.status import Status
 
-__all__ = ["METHODS", "Resolution", "Resolver", "as_method", "at_once", "dense_endgame", "minimize"]
+__all__ = ["METHODS", "Resolution", "Resolved", "Resolver", "as_method", "at_once", "dense_endgame", "minimize"]
 
 METHODS: dict[str, type[Method]] = {
     m.alias: m for m in (NewtonTrustRegion, NewtonCG, LevenbergMarquardt, LBFGS, GradientFlow)
@@ -38,8 +38,25 @@ DENSE_LIMIT = 1500
 SPECTRA = 20
 """Matrices of P x P that the endgame holds for each candidate: its spectrum, that of a trial, and working copies."""
 
-Resolution = Status | tuple[Status, str] | None
-"""What a resolver says of one start: nothing, a status, or a status with a message."""
+
+class Resolved(NamedTuple):
+    """What a resolver found out about one start.
+
+    Attributes:
+        status: what the start ended as.
+        message: one sentence.
+        limit: the loss at the end of its way to infinity; NaN where it has none.
+        theta: ``(P,)``, where it should rather have gone: a minimum nearby, from which the search is taken up again.
+    """
+
+    status: Status
+    message: str
+    limit: float = float("nan")
+    theta: Float[Tensor, " P"] | None = None
+
+
+Resolution = Status | tuple[Status, str] | Resolved | None
+"""What a resolver says of one start: nothing, a status, a status with a message, or more."""
 
 Resolver = Callable[[Objective, Tensor, Solution], Sequence[Resolution]]
 """Called once with the objective, the points ``(k, P)`` that did not converge, and their Solution; may rename each."""
@@ -79,7 +96,8 @@ def minimize(
         stop_event: stops when set.
         time_budget: seconds, or a text such as ``"2m"``. It is looked at between evaluations: a single Hessian, or the
             spectrum of one, is not broken off.
-        resolver: may rename the status of starts that did not converge, see `Resolver`.
+        resolver: may rename the status of starts that did not converge, see `Resolver`;
+            `thalweg.symmetry.channel_resolver` follows ways to infinity to their ends.
         starts: draw this many random starts instead of `theta` (`thalweg.solvers.random_starts`).
         seed: of those.
         progress: show a bar; None shows it in a terminal.
@@ -114,7 +132,13 @@ def minimize(
     drawn = (0 if seed is None else seed) if starts is not None else None
     together = at_once(objective) if dense else len(points)
     solution = drive(objective, points, chosen, endgame, limits, batch=batch, together=together, seed=drawn)
-    return solution if resolver is None else _resolved(objective, solution, resolver)
+    if resolver is None:
+        return solution
+
+    def go_on(theta: Tensor) -> Solution:
+        return minimize(objective, theta, chosen, tolerance, max_iterations, progress=False)
+
+    return _resolved(objective, solution, resolver, go_on)
 
 
 def as_method(method: str | Method) -> Method:
@@ -148,7 +172,9 @@ def at_once(objective: Objective) -> int:
     return max(1, current_limit() // (SPECTRA * objective.space.size**2 * item))
 
 
-def _resolved(objective: Objective, solution: Solution, resolver: Resolver) -> Solution:
+def _resolved(
+    objective: Objective, solution: Solution, resolver: Resolver, go_on: Callable[[Tensor], Solution]
+) -> Solution:
     statuses, messages = solution.statuses, solution.messages
     open_ones = [i for i, status in enumerate(statuses) if status is not Status.CONVERGED]
     if not open_ones:
@@ -157,13 +183,44 @@ def _resolved(objective: Objective, solution: Solution, resolver: Resolver) -> S
     answers = list(resolver(objective, some.theta, some))
     if len(answers) != len(open_ones):
         raise InvalidInputError(f"the resolver gave {len(answers)} answers for {len(open_ones)} starts")
+    limit, onward = solution.limit.reshape(-1).clone(), {}
     for i, answer in zip(open_ones, answers, strict=True):
-        if isinstance(answer, Status):
+        if isinstance(answer, Resolved):
+            statuses[i], messages[i], limit[i] = answer.status, answer.message, answer.limit
+            if answer.theta is not None:
+                onward[i] = answer.theta
+        elif isinstance(answer, Status):
             statuses[i] = answer
         elif answer is not None:
             statuses[i], messages[i] = answer
     batch = solution.batch
-    return replace(solution, status=in_batch_shape(statuses, batch), message=in_batch_shape(messages, batch))
+    solution = replace(
+        solution,
+        status=in_batch_shape(statuses, batch),
+        message=in_batch_shape(messages, batch),
+        limit=limit.reshape(batch),
+    )
+    return _taken_up(solution, onward, go_on) if onward else solution
+
+
+def _taken_up(solution: Solution, onward: dict[int, Tensor], go_on: Callable[[Tensor], Solution]) -> Solution:
+    """Search once more from where a resolver sent some starts; what converges there replaces them."""
+    rows = list(onward)
+    again = go_on(torch.stack([onward[row] for row in rows]))
+    good = again.converged.nonzero().squeeze(1).tolist()
+    changes: dict[str, Any] = {}
+    statuses, messages = solution.statuses, solution.messages
+    for k in good:
+        statuses[rows[k]], messages[rows[k]] = again.statuses[k], again.messages[k]
+    for name in tensor_fields():
+        old, new = getattr(solution, name), getattr(again, name)
+        flat = old.reshape(len(solution), *old.shape[len(solution.batch) :]).clone()
+        for k in good:
+            spent = name in ("iterations", "evaluations", "hessians")
+            flat[rows[k]] = flat[rows[k]] + new[k] if spent else new[k]
+        changes[name] = flat.reshape(old.shape)
+    batch = solution.batch
+    return replace(solution, **changes, status=in_batch_shape(statuses, batch), message=in_batch_shape(messages, batch))
 
 
 def _subset(solution: Solution, rows: list[int]) -> Solution:

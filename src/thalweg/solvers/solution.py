@@ -43,6 +43,7 @@ class Solution:
         seconds: wall time of the whole batch.
         method: the method with its settings.
         seed: that of the random starts, None where starts were given.
+        limit: the loss at the end of a way to infinity, where a resolver followed it; else NaN.
     """
 
     theta: Float[Tensor, "*b P"]
@@ -60,6 +61,11 @@ class Solution:
     seconds: float
     method: str
     seed: int | None = None
+    limit: Float[Tensor, "*b"] = None  # type: ignore[assignment]  # NaN in the shape of the value
+
+    def __post_init__(self) -> None:
+        if self.limit is None:
+            object.__setattr__(self, "limit", torch.full_like(self.value, torch.nan))
 
     @property
     def batch(self) -> torch.Size:
@@ -117,6 +123,9 @@ class Solution:
         finite = self.value[torch.isfinite(self.value)]
         if finite.numel():
             lines.append(f"value: best {float(finite.min()):.10g}, median {float(finite.median()):.10g}")
+        ends = self.limit[torch.isfinite(self.limit)]
+        if ends.numel():
+            lines.append(f"at infinity: {ends.numel()} ways end at losses of {float(ends.min()):.10g} and above")
         lines.append(f"largest gradient (maximum norm): {float(self.gradient_norm.max()):.3g}")
         lines.append(
             f"cost: at most {int(self.iterations.max())} iterations; in all {int(self.evaluations.sum())} values and "

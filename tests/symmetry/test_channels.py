@@ -1,0 +1,175 @@
+"""Channels to infinity: entered, followed to their end, judged; and valleys that are none."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from channel_cases import grid, split, toy
+from torch import nn
+
+import thalweg as tw
+from thalweg.foundation import InvalidInputError, NotApplicableError
+from thalweg.solvers import Status, random_starts
+from thalweg.symmetry import ChannelEnd, channel_resolver, resolve_channel, resolve_channels
+
+# w, c, a, the loss at infinity and h of the two channels of the toy problem, by quadrature and root finding
+ENDS = {
+    "first": (0.866296124, 1.66755616, 1.49668456, 0.0423721519592, 0.00709137554),
+    "second": (3.150432442, 2.01781544, -6.51111621, 0.00077333254158, 0.0010146998996),
+}
+
+
+@pytest.mark.parametrize("which", ENDS)
+@pytest.mark.parametrize("epsilon", [0.05, 0.01, -0.01])
+def test_the_channels_of_the_toy_end_where_quadrature_says(which: str, epsilon: float) -> None:
+    w, c, a, value, h = ENDS[which]
+    risk = toy()
+    found = resolve_channel(risk, split(w + 0.01, c, a, epsilon))
+    assert found.end is ChannelEnd.MINIMUM
+    assert found.value == pytest.approx(value, rel=1e-8, abs=1e-12)
+    assert float(found.h) == pytest.approx(h, rel=1e-6)
+    assert found.gradient_norm < 1e-10
+    assert found.objective is not None
+    named = found.objective.space.unflatten(found.theta)
+    assert float(named["weight_0"]) == pytest.approx(w, abs=1e-6)
+    assert float(named["weight_1"]) == pytest.approx(c, abs=1e-6)
+    assert abs(float(named["pull"])) == pytest.approx(abs(a), abs=1e-6)
+    assert float(found.epsilon) == pytest.approx(abs(epsilon))
+    # the loss inside the channel, from the weights of the two units themselves
+    for inside in (0.04, 0.02):
+        rise = float(risk.value(split(w, c, a, inside))) - value
+        assert rise == pytest.approx(h * inside**2, rel=0.2)
+
+
+def test_the_limit_network_computes_what_the_pair_tends_to() -> None:
+    w, c, a, _, _ = ENDS["second"]
+    risk = toy()
+    found = resolve_channel(risk, split(w, c, a, 0.02))
+    limit = found.network()
+    outputs = limit(risk.inputs)
+    near = [(risk.outputs(split(w, c, a, e)) - outputs).abs().max().item() for e in (0.02, 0.01)]
+    assert near[0] / near[1] == pytest.approx(4, rel=0.05)
+    x = risk.inputs
+    z = w * x
+    slope = (2 / torch.pi) ** 0.5 * torch.exp(-z.square() / 2)
+    assert torch.allclose(outputs, c * torch.erf(z / 2**0.5) + a * x * slope, atol=1e-5)
+
+
+def test_levels_at_infinity_of_the_grid_problem() -> None:
+    risk = grid(2)
+    starts = random_starts(risk.space, 24, 3)
+    search = tw.minimize(risk, starts)
+    rows = [i for i, status in enumerate(search.statuses) if status is not Status.CONVERGED]
+    found = resolve_channels(risk, search.theta[rows])
+    levels = {round(one.value, 9) for one in found if one.end is ChannelEnd.MINIMUM}
+    assert levels == {round(0.6164632190, 9), round(0.7353047365, 9)}
+    assert all(float(one.h) > 0 for one in found if one.end is ChannelEnd.MINIMUM)
+
+
+def test_searches_with_a_resolver_end_at_infinity_or_converge() -> None:
+    risk = toy()
+    starts = random_starts(risk.space, 24, 0)
+    plain = tw.minimize(risk, starts)
+    found = tw.minimize(risk, starts, resolver=channel_resolver)
+    ends = {Status.CONVERGED: 0, Status.CHANNEL: 0}
+    for status, limit, value, before in zip(
+        found.statuses, found.limit.tolist(), found.value.tolist(), plain.value.tolist(), strict=True
+    ):
+        ends[status] += 1
+        if status is Status.CHANNEL:
+            assert min(abs(limit - ENDS[which][3]) for which in ENDS) < 1e-10
+            assert limit < value == before
+        else:
+            assert limit != limit
+    assert ends[Status.CHANNEL] > 5
+    assert "ways end at losses of 0.0007733325416 and above" in found.summary()
+
+
+def test_a_search_stopped_too_early_goes_on_from_where_its_valley_led() -> None:
+    """Near parallel units at an ordinary minimum, a search cut short: the resolver finds the minimum."""
+    x = torch.randn(300, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    teacher, out = torch.tensor([[3.0, 1.0], [3.2, 0.9]]).double(), torch.tensor([[4.0, -3.0]]).double()
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Tanh(), nn.Linear(2, 1, bias=False)).double()
+    risk = tw.EmpiricalRisk(model, nn.MSELoss(), x, torch.tanh(x @ teacher.T) @ out.T)
+    start = torch.tensor([3.05, 0.98, 3.15, 0.92, 4.1, -3.1], dtype=torch.float64)
+    plain = tw.minimize(risk, start, max_iterations=2)
+    assert plain.status is Status.ITERATION_LIMIT
+    found = tw.minimize(risk, start, max_iterations=2, resolver=channel_resolver)
+    assert found.status is Status.CONVERGED
+    assert float(found.value) < 1e-20
+    assert float(found.limit) != float(found.limit)
+    assert int(found.hessians) > int(plain.hessians)
+
+
+def test_a_resolver_leaves_alone_what_it_cannot_follow() -> None:
+    relu = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).double()
+    x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    risk = tw.EmpiricalRisk(relu, nn.MSELoss(), x, x[:, :1].sin())
+    plain = tw.minimize(risk, max_iterations=1)
+    found = tw.minimize(risk, max_iterations=1, resolver=channel_resolver)
+    assert found.status is plain.status
+    assert found.message == plain.message
+
+
+# -- what is no channel ------------------------------------------------------------------------------------------------
+
+
+def test_a_pair_at_an_ordinary_minimum_leads_back_to_it() -> None:
+    """Two tanh units whose input weights are nearly equal, and whose output weights are opposite, at their own data."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 2, generator=generator, dtype=torch.float64)
+    teacher = torch.tensor([[3.0, 1.0], [3.2, 0.9]], dtype=torch.float64)
+    out = torch.tensor([[4.0, -3.0]], dtype=torch.float64)
+    y = torch.tanh(x @ teacher.T) @ out.T
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Tanh(), nn.Linear(2, 1, bias=False)).double()
+    risk = tw.EmpiricalRisk(model, nn.MSELoss(), x, y)
+    exact = torch.cat([teacher.flatten(), out.flatten()])
+    found = resolve_channel(risk, exact + 1e-3 * torch.randn(6, generator=generator, dtype=torch.float64))
+    assert found.end is ChannelEnd.FINITE
+    assert found.value < 1e-20
+    assert float(risk.gradient(found.theta).abs().max()) < 1e-9
+    order = found.theta[:4].view(2, 2)[:, 0].argsort()
+    assert torch.allclose(found.theta[:4].view(2, 2)[order], teacher, atol=1e-6)
+    with pytest.raises(NotApplicableError, match="no end at infinity"):
+        found.network()
+
+
+def test_where_h_is_negative_the_valley_leads_away_and_on_to_another_channel() -> None:
+    """Beyond w = 3.2022697 the toy's h is negative: epsilon grows again.
+
+    The valley leads to units with nearly opposite input weights, which for an odd activation are a pair as well.
+    """
+    risk = toy()
+    start = split(4.5, 2.0, -6.0, 0.3)
+    alone = resolve_channel(risk, start, layer=0, pairs=[(0, 1)])
+    assert alone.end is ChannelEnd.UNRESOLVED
+    found = resolve_channel(risk, start)
+    assert found.end is ChannelEnd.MINIMUM
+    assert found.value == pytest.approx(ENDS["first"][3], abs=1e-12)
+    assert found.entered_at == pytest.approx(float(risk.value(start)))
+
+
+def test_no_pair_no_channel() -> None:
+    risk = toy()
+    found = resolve_channel(risk, torch.tensor([1.0, 2.0, 0.5, 0.7], dtype=torch.float64))
+    assert found.end is ChannelEnd.UNRESOLVED
+    assert found.pairs is None
+    assert "No two units" in found.message
+
+
+def test_what_cannot_have_channels_declines() -> None:
+    risk = toy()
+    with pytest.raises(NotApplicableError, match="grows without bound along a channel"):
+        resolve_channel(risk + tw.L2(risk, 1e-3), split(1.0, 1.0, 1.0, 0.1))
+    barred = resolve_channel(risk + tw.NormBarrier(risk), split(*ENDS["first"][:3], 0.05))
+    assert barred.end is ChannelEnd.MINIMUM
+    relu = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1)).double()
+    x = torch.randn(5, 1, dtype=torch.float64)
+    with pytest.raises(NotApplicableError, match="smooth activations, not for relu"):
+        resolve_channel(tw.EmpiricalRisk(relu, nn.MSELoss(), x, x), None)
+    with pytest.raises(InvalidInputError, match="1 hidden layers, numbered from 0; got 3"):
+        resolve_channel(risk, split(1.0, 1.0, 1.0, 0.1), layer=3)
+    with pytest.raises(InvalidInputError, match="different units of hidden layer 0, numbered from 0 to 1"):
+        resolve_channel(risk, split(1.0, 1.0, 1.0, 0.1), layer=0, pairs=[(0, 2)])
+    with pytest.raises(InvalidInputError, match="which hidden layer"):
+        resolve_channel(risk, split(1.0, 1.0, 1.0, 0.1), pairs=[(0, 1)])
