@@ -171,5 +171,7 @@ def test_what_cannot_have_channels_declines() -> None:
         resolve_channel(risk, split(1.0, 1.0, 1.0, 0.1), layer=3)
     with pytest.raises(InvalidInputError, match="different units of hidden layer 0, numbered from 0 to 1"):
         resolve_channel(risk, split(1.0, 1.0, 1.0, 0.1), layer=0, pairs=[(0, 2)])
+    with pytest.raises(InvalidInputError, match="got a batch"):
+        resolve_channel(risk, torch.ones(2, 4, dtype=torch.float64))
     with pytest.raises(InvalidInputError, match="which hidden layer"):
         resolve_channel(risk, split(1.0, 1.0, 1.0, 0.1), pairs=[(0, 1)])

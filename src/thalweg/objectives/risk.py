@@ -353,6 +353,12 @@ class EmpiricalRisk(OutputObjective):
             derivatives=self.derivatives,
         )
 
+    def network_at(self, theta: Float[Tensor, " P"]) -> nn.Module:
+        """A copy of the model, in this objective's own dtype, with a parameter vector in it."""
+        twin = self._private.trainable_copy(self.space.names)
+        self.load_into_model(theta, twin)
+        return twin
+
     def load_into_model(self, theta: Float[Tensor, " P"], model: nn.Module) -> float:
         """Write a parameter vector into a live model, in its own dtype.
 

@@ -17,6 +17,7 @@ from thalweg.objectives.convert import find_risk
 from thalweg.objectives.networks import explain_network
 from thalweg.objectives.sums import SumObjective
 from thalweg.solvers import Resolution, Resolved, Solution, Status, minimize
+from thalweg.solvers.starts import checked_starts
 from thalweg.structure import DenseNetwork
 from thalweg.symmetry.channel_coordinates import PairNumbers, from_channel, pair_numbers, to_channel
 from thalweg.symmetry.channel_network import ChannelNetwork, Pairs
@@ -94,9 +95,7 @@ class Channel:
         """
         if self.objective is None or self.end in (ChannelEnd.FINITE, ChannelEnd.UNRESOLVED):
             raise NotApplicableError(f"no end at infinity was found ({self.end.value}): there is no limit network")
-        module = self.objective._private.trainable_copy(self.objective.space.names)
-        self.objective.load_into_model(self.theta, module)
-        return module
+        return self.objective.network_at(self.theta)
 
 
 class _Ground(NamedTuple):
@@ -131,10 +130,10 @@ def resolve_channel(
         InvalidInputError: for a theta of another shape, or pairs that are not there.
         NotApplicableError: where channels cannot be: no multilayer perceptron, kinks, weight decay.
     """
-    point = as_theta(theta, objective) if theta is not None else objective.initial  # type: ignore[attr-defined]
-    if point.dim() != 1:
-        raise InvalidInputError(f"one parameter vector is needed, got {tuple(point.shape)}; see resolve_channels")
-    return resolve_channels(objective, point.unsqueeze(0), layer=layer, pairs=pairs)[0]
+    points, batch = checked_starts(objective, theta, None, None)
+    if batch != torch.Size([]):
+        raise InvalidInputError(f"one parameter vector is needed, got a batch {tuple(batch)}; see resolve_channels")
+    return resolve_channels(objective, points, layer=layer, pairs=pairs)[0]
 
 
 def resolve_channels(
@@ -170,6 +169,7 @@ def channel_resolver(objective: Objective, theta: Float[Tensor, "k P"], found: S
     minimum that it should have found, where its valley led to one; and keeps its status, with the reason beside it,
     where no end was found. Networks that channels cannot be resolved for keep all statuses.
 
+    >>> import torch
     >>> import thalweg as tw
     >>> from torch import nn
     >>> x = torch.linspace(-3, 3, 61, dtype=torch.float64).unsqueeze(1)
@@ -180,7 +180,8 @@ def channel_resolver(objective: Objective, theta: Float[Tensor, "k P"], found: S
     >>> tw.minimize(risk, theta, resolver=tw.symmetry.channel_resolver).status
     <diverging along a channel>
     """
-    rows = [k for k, status in enumerate(found.statuses) if status.escapes or status is Status.ITERATION_LIMIT]
+    unfinished = (Status.ITERATION_LIMIT, Status.STALLED)
+    rows = [k for k, status in enumerate(found.statuses) if status.escapes or status in unfinished]
     answers: list[Resolution] = [None] * len(theta)
     if not rows:
         return answers
