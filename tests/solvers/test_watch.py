@@ -19,10 +19,13 @@ from thalweg.solvers.watch import StopSearch, checkpoint, watched, watching
 
 
 class Slow(Penalty):
-    """Every evaluation takes 20 ms."""
+    """Every evaluation takes 20 ms; `calls` counts them."""
+
+    calls = 0
 
     def evaluate(self, theta: Tensor, order: int = 0) -> Any:
         time.sleep(0.02)
+        self.calls += 1
         return super().evaluate(theta, order)
 
 
@@ -44,16 +47,18 @@ def test_nobody_watching_nobody_stopped() -> None:
 
 
 def test_a_time_budget_is_kept_inside_the_endgame() -> None:
-    """Every start is a candidate at once, on a floor that must be followed: some hundred evaluations in one ruling."""
+    """Every start is a candidate at once, on a floor that must be followed: dozens of evaluations in one ruling.
+
+    Evaluations are counted: each takes 20 ms at least, so a budget of 0.2 s has room for ten of them, on any machine.
+    """
     curved = slow(3, lambda x: (x[1] - x[0] ** 2) ** 2 + (x[2] - x[0] ** 3) ** 2 + 1e-3 * x[0] ** 6)
     starts = torch.zeros(3, 3) + 1e-4 * normal(3, 3)
-    began = time.monotonic()
     whole = minimize(curved, starts)
-    assert time.monotonic() - began > 1.0, "too quick to tell anything"
+    needed, curved.calls = curved.calls, 0
+    assert needed > 30, "too quick to tell anything"
     assert bool(whole.converged.all())
-    began = time.monotonic()
-    found = minimize(curved, starts, time_budget=0.3)
-    assert time.monotonic() - began < 0.7
+    found = minimize(curved, starts, time_budget=0.2)
+    assert curved.calls <= 15  # a few more than ten, to take stock of where the searches are
     assert Status.TIME_LIMIT in found.statuses
     assert bool(torch.isfinite(found.value).all())
     assert bool((found.value <= curved.value(starts)).all())

@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from thalweg.structure import contradictions, match_activation, registered_activations
+from thalweg.foundation import ThalwegWarning
+from thalweg.structure import (
+    ActivationFacts,
+    activations,
+    contradictions,
+    match_activation,
+    register_activation,
+    registered_activations,
+)
 
 ROOT3 = math.sqrt(3)
 
@@ -119,3 +127,11 @@ def test_polynomials(coefficients):
     slope = torch.autograd.grad(function(leaf).sum(), leaf)[0]
     assert torch.allclose(facts.derivative(z), slope, rtol=1e-8, atol=1e-8)
     assert contradictions(facts) == []
+
+
+def test_a_registered_function_that_fails_stops_no_other_network(monkeypatch):
+    """A name it uses may be gone by the time it is called: the notebook's cell was deleted."""
+    monkeypatch.setattr(activations, "_REGISTRY", dict(activations._REGISTRY))
+    register_activation(ActivationFacts("test gone", lambda z: gone(z)), check=False)  # noqa: F821
+    with pytest.warns(ThalwegWarning, match="'test gone' raised NameError: name 'gone' is not defined"):
+        assert match_activation(lambda z: 2 * torch.tanh(z), [2]).name == "2 tanh"

@@ -10,7 +10,7 @@ from torch import nn
 import thalweg as tw
 from thalweg.foundation import InvalidInputError, NotApplicableError
 from thalweg.solvers import Status, random_starts
-from thalweg.symmetry import ChannelEnd, channel_resolver, resolve_channel, resolve_channels
+from thalweg.symmetry import Channel, ChannelEnd, channel_resolver, channels, resolve_channel, resolve_channels
 
 # w, c, a, the loss at infinity and h of the two channels of the toy problem, by quadrature and root finding
 ENDS = {
@@ -111,6 +111,24 @@ def test_a_resolver_leaves_alone_what_it_cannot_follow() -> None:
     assert found.message == plain.message
 
 
+def test_pairs_of_opposite_units_keep_the_function() -> None:
+    """For an odd activation, in two pairs at once: what is followed starts at the very loss that was asked about."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    x = torch.randn(30, 3, dtype=torch.float64)
+    risk = tw.EmpiricalRisk(model, nn.MSELoss(), x, torch.randn(30, 2, dtype=torch.float64))
+    ground = channels._ground(risk, None)
+    found: list[Channel | None] = [None]
+    pick = channels._Pick(0, ((0, 1, True), (3, 2, True)))
+    channels._solve(ground, risk.initial.unsqueeze(0), {0: pick}, found)
+    assert found[0] is not None
+    assert found[0].entered_at == pytest.approx(float(risk.value(risk.initial)), rel=1e-13)
+    named = risk.space.unflatten(risk.initial)
+    incoming = torch.cat([named["0.weight"], named["0.bias"].unsqueeze(1)], 1)
+    half = torch.stack([incoming[0] + incoming[1], incoming[3] + incoming[2]]).norm(dim=1) / 2
+    assert torch.allclose(found[0].epsilon, half, rtol=1e-13)
+
+
 # -- what is no channel ------------------------------------------------------------------------------------------------
 
 
@@ -167,6 +185,12 @@ def test_what_cannot_have_channels_declines() -> None:
     x = torch.randn(5, 1, dtype=torch.float64)
     with pytest.raises(NotApplicableError, match="smooth activations, not for relu"):
         resolve_channel(tw.EmpiricalRisk(relu, nn.MSELoss(), x, x), None)
+    smooth = nn.Sequential(nn.Linear(1, 2), nn.Tanh(), nn.Linear(2, 1)).double()
+    for name in ("0.bias", "0.weight", "2.bias"):
+        free = [other for other, _ in smooth.named_parameters() if other != name]
+        held = tw.EmpiricalRisk(smooth, nn.MSELoss(), x, x, parameters=free)
+        with pytest.raises(NotApplicableError, match="some weights are frozen"):
+            resolve_channel(held, None)
     with pytest.raises(InvalidInputError, match="1 hidden layers, numbered from 0; got 3"):
         resolve_channel(risk, split(1.0, 1.0, 1.0, 0.1), layer=3)
     with pytest.raises(InvalidInputError, match="different units of hidden layer 0, numbered from 0 to 1"):

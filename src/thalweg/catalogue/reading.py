@@ -68,6 +68,7 @@ def solution_of(connection: Connection, survey: int) -> Solution:
     counts = ("index", "undecided", "iterations", "evaluations", "hessians")
     columns: dict[str, Any] = {name: torch.tensor(frame[name].to_numpy(np.float64)).to(theta) for name in reals}
     columns |= {name: torch.tensor(frame[name].to_numpy(np.int64)) for name in counts}
+    columns["limit"] = torch.full_like(columns["value"], torch.nan)  # of which the catalogue keeps the message only
     named = {status.value: status for status in Status}
     status, message = np.empty(len(frame), object), np.empty(len(frame), object)
     status[:], message[:] = [named[name] for name in frame["status"]], list(frame["message"])

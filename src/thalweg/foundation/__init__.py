@@ -24,6 +24,7 @@ from thalweg.foundation.memory import (
 from thalweg.foundation.operators import LinearOperator
 from thalweg.foundation.randomness import preserved_random_state
 from thalweg.foundation.space import Block, ParameterSpace
+from thalweg.foundation.told import Told
 
 __all__ = [
     "Block",
@@ -39,6 +40,7 @@ __all__ = [
     "StochasticModelError",
     "ThalwegError",
     "ThalwegWarning",
+    "Told",
     "UnsupportedModelError",
     "available_memory",
     "current_limit",

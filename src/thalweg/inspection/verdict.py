@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum
 from os import PathLike
 from typing import IO, TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from thalweg.certificates import Certificate
 from thalweg.display import print_report, to_json, write_json, write_text_atomically
+from thalweg.foundation import Told
 from thalweg.inspection.records import (
     Curvature,
     Finding,
@@ -35,10 +35,8 @@ SCHEMA_VERSION = 1
 """Raised whenever a field of the JSON changes its meaning or goes."""
 
 
-class Kind(Enum):
+class Kind(Told):
     """What a point is; `sentence` says what that means."""
-
-    sentence: str
 
     NOT_STATIONARY = ("not stationary", "The gradient does not vanish: no critical point, and the loss can be lowered.")
     SADDLE = ("saddle", "The gradient vanishes, but the loss falls along some directions.")
@@ -53,12 +51,6 @@ class Kind(Enum):
         "The gradient is small because the loss keeps falling, ever more slowly, towards infinity: no minimum is here.",
     )
     UNDECIDED = ("undecided", "What this point is could not be told; the reasons are listed.")
-
-    def __new__(cls, value: str, sentence: str) -> Kind:  # noqa: D102 (Python's own protocol for enum members)
-        member = object.__new__(cls)
-        member._value_ = value
-        member.sentence = sentence
-        return member
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,7 @@ class Records:
             newton_decrement=self.decrement.reshape(batch),
             index=self.index.reshape(batch),
             undecided=self.undecided.reshape(batch),
+            limit=torch.full_like(self.value, torch.nan).reshape(batch),
             iterations=self.iterations.reshape(batch),
             evaluations=self.evaluations.reshape(batch),
             hessians=self.hessians.reshape(batch),

@@ -35,6 +35,7 @@ class Solution:
             whose curvature stands above rounding; NaN where no Hessian was taken at the end.
         index: number of Hessian eigenvalues below minus their rounding noise; -1 where the spectrum was not computed.
         undecided: number of eigenvalues within rounding noise of zero; -1 where the spectrum was not computed.
+        limit: the loss at the end of a way to infinity, where a resolver followed it; else NaN.
         iterations: of the method.
         evaluations: values and gradients computed.
         hessians: Hessians computed; for a matrix-free method, products with the Hessian.
@@ -43,7 +44,6 @@ class Solution:
         seconds: wall time of the whole batch.
         method: the method with its settings.
         seed: that of the random starts, None where starts were given.
-        limit: the loss at the end of a way to infinity, where a resolver followed it; else NaN.
     """
 
     theta: Float[Tensor, "*b P"]
@@ -53,6 +53,7 @@ class Solution:
     newton_decrement: Float[Tensor, "*b"]
     index: Int[Tensor, "*b"]
     undecided: Int[Tensor, "*b"]
+    limit: Float[Tensor, "*b"]
     iterations: Int[Tensor, "*b"]
     evaluations: Int[Tensor, "*b"]
     hessians: Int[Tensor, "*b"]
@@ -61,11 +62,6 @@ class Solution:
     seconds: float
     method: str
     seed: int | None = None
-    limit: Float[Tensor, "*b"] = None  # type: ignore[assignment]  # NaN in the shape of the value
-
-    def __post_init__(self) -> None:
-        if self.limit is None:
-            object.__setattr__(self, "limit", torch.full_like(self.value, torch.nan))
 
     @property
     def batch(self) -> torch.Size:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from thalweg.foundation import Told
 
 __all__ = ["Status"]
 
 
-class Status(Enum):
+class Status(Told):
     """How one start ended. `value` is the name people read, `sentence` says what it means.
 
     >>> Status.CONVERGED.value, Status("separable data") is Status.SEPARABLE
@@ -15,8 +15,6 @@ class Status(Enum):
     >>> print(Status.STALLED.sentence)
     No step that rounding can tell from noise lowers the value, yet the gradient is above its tolerance.
     """
-
-    sentence: str
 
     CONVERGED = (
         "converged",
@@ -51,16 +49,7 @@ class Status(Enum):
     INTERRUPTED = ("interrupted", "Stopped from outside before the end.")
     NOT_FINITE = ("not finite", "The value or its gradient is infinite or not a number here.")
 
-    def __new__(cls, value: str, sentence: str) -> Status:  # noqa: D102 (Python's own protocol for enum members)
-        member = object.__new__(cls)
-        member._value_ = value
-        member.sentence = sentence
-        return member
-
     @property
     def escapes(self) -> bool:
         """True for the four ways to infinity."""
         return self in (Status.CHANNEL, Status.SATURATING, Status.SEPARABLE, Status.GROWTH)
-
-    def __repr__(self) -> str:
-        return f"<{self.value}>"

@@ -63,7 +63,7 @@ class Advance(NamedTuple):
     evaluations: Int[Tensor, " b"]
 
 
-class Verdict(NamedTuple):
+class Judged(NamedTuple):
     """What k trial steps did.
 
     Attributes:
@@ -77,7 +77,7 @@ class Verdict(NamedTuple):
     gradient: Float[Tensor, "k P"] | None
 
 
-def judge(objective: Objective, state: State, step: Tensor, predicted: Tensor, *, slopes: bool = False) -> Verdict:
+def judge(objective: Objective, state: State, step: Tensor, predicted: Tensor, *, slopes: bool = False) -> Judged:
     """Compare the decrease along trial steps with what the model predicted.
 
     Where the predicted decrease is lost in the rounding of the value, the decrease is taken from the slopes at both
@@ -106,7 +106,7 @@ def judge(objective: Objective, state: State, step: Tensor, predicted: Tensor, *
         better = max_norm(slope) < 0.9 * state.gradient_norm[rows]
         ratio[rows] = fine
         accepted[rows] = (fine > 0.1) & (max_norm(slope) < 4 * state.gradient_norm[rows]) | better
-    return Verdict(ratio, accepted & torch.isfinite(value), found.gradient)
+    return Judged(ratio, accepted & torch.isfinite(value), found.gradient)
 
 
 def advance(
@@ -154,7 +154,7 @@ def advance(
 
 
 def _corrected(
-    objective: Objective, state: State, proposal: Proposal, first: Verdict
+    objective: Objective, state: State, proposal: Proposal, first: Judged
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Bend weak steps back onto the floor of a curved valley.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
@@ -18,6 +19,7 @@ from math import inf
 import torch
 from torch import Tensor
 
+from thalweg.foundation import ThalwegWarning
 from thalweg.structure.activation_check import probe_points
 from thalweg.structure.activation_table import elu_facts, leaky_relu_facts, softplus_facts
 from thalweg.structure.activations import ActivationFacts, registered_activations
@@ -112,7 +114,7 @@ def _combinations(numbers: list[float]) -> list[float]:
 
 
 def _registered(sample: _Sample, numbers: list[float]) -> Iterator[ActivationFacts]:
-    known = list(registered_activations())
+    known = [facts for facts in registered_activations() if _works(facts, sample.points)]
     yield from (f for f in known if f.name == "identity" or not _is_identity(sample))
     inner = [1.0, *dict.fromkeys(c for c in _combinations(numbers) if c != 1)]
     for facts, scale, sign in itertools.product(known, inner, (1.0, -1.0)):
@@ -121,6 +123,22 @@ def _registered(sample: _Sample, numbers: list[float]) -> Iterator[ActivationFac
         outer = _outer_factor(sample, facts, sign * scale)
         if outer is not None:
             yield facts.rescaled(sign * scale, outer)
+
+
+def _works(facts: ActivationFacts, points: Tensor) -> bool:
+    """Whether a registered function can be evaluated; one that cannot must not stop the reading of other networks."""
+    try:
+        with torch.no_grad():
+            facts.function(points)
+    except Exception as error:  # whatever a user's function may raise
+        warnings.warn(
+            f"the registered activation {facts.name!r} raised {type(error).__name__}: {error}; networks are not "
+            "compared with it",
+            ThalwegWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def _is_identity(sample: _Sample) -> bool:

@@ -230,7 +230,7 @@ def register_activation(facts: ActivationFacts, *, check: bool = True) -> Activa
     Raises:
         InvalidInputError: if the name is taken, or a declared fact is contradicted by the function.
 
-    >>> bump = ActivationFacts("doctest bump", lambda z: torch.exp(-z * z) * z, parity="odd")
+    >>> bump = ActivationFacts("doctest bump", lambda z: z * (-z * z).exp(), parity="odd")
     >>> register_activation(bump).name
     'doctest bump'
     """

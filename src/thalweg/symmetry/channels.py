@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from thalweg.foundation import InvalidInputError, NotApplicableError
+from thalweg.foundation import InvalidInputError, NotApplicableError, Told
 from thalweg.objectives import EmpiricalRisk, NormBarrier, Objective, as_theta
 from thalweg.objectives.convert import find_risk
 from thalweg.objectives.networks import explain_network
@@ -36,10 +35,8 @@ _MOST = 3
 """Channels tried at once."""
 
 
-class ChannelEnd(Enum):
+class ChannelEnd(Told):
     """What lies at the end of a channel. `value` is the name people read, `sentence` says what it means."""
-
-    sentence: str
 
     MINIMUM = ("minimum at infinity", "The loss falls along the channel towards a strict local minimum at its end.")
     DEGENERATE = (
@@ -48,15 +45,6 @@ class ChannelEnd(Enum):
     )
     FINITE = ("finite minimum", "Following the valley led to a critical point with finite weights: no channel.")
     UNRESOLVED = ("unresolved", "No end was found; the message says what happened.")
-
-    def __new__(cls, value: str, sentence: str) -> ChannelEnd:  # noqa: D102 (Python's own protocol for enum members)
-        member = object.__new__(cls)
-        member._value_ = value
-        member.sentence = sentence
-        return member
-
-    def __repr__(self) -> str:
-        return f"<{self.value}>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +55,8 @@ class Channel:
         end: what lies at the end.
         value: the loss there; for a minimum at infinity its infimum along the channel.
         gradient_norm: maximum norm in the stable coordinates.
-        pairs: the layer and the units whose channel it is; None without candidates.
+        pairs: the layer and the units whose channel it is (for an odd activation the second perhaps with all its
+            weights negated, which is the same function); None without candidates.
         epsilon: ``(n,)``, half the distance of each pair's input weights where it was entered.
         h: ``(n,)``, the loss is ``value + sum h epsilon^2`` near the end; NaN where that is not at infinity.
         theta: the end in the coordinates of `objective`, for a finite minimum in those of the network.
@@ -165,9 +154,10 @@ def resolve_channels(
 def channel_resolver(objective: Objective, theta: Float[Tensor, "k P"], found: Solution) -> list[Resolution]:
     """A resolver for `thalweg.minimize` and `thalweg.survey`: searches on the way to infinity are followed to its end.
 
-    A start ends as a channel with its limit loss where that end was found and is a minimum; goes on from the finite
-    minimum that it should have found, where its valley led to one; and keeps its status, with the reason beside it,
-    where no end was found. Networks that channels cannot be resolved for keep all statuses.
+    A start ends as a channel with its limit loss where that end was found and is a minimum, or level as far as rounding
+    shows (the message says which); goes on from the finite minimum that it should have found, where its valley led to
+    one; and keeps its status, with the reason beside it, where no end was found. Networks that channels cannot be
+    resolved for keep all statuses.
 
     >>> import torch
     >>> import thalweg as tw
@@ -218,7 +208,8 @@ def _ground(objective: Objective, layer: int | None) -> _Ground:
         raise NotApplicableError(f"it needs a multilayer perceptron: {report.structure.explain_dense()}")
     if network.rows_per_sample != 1 or network.tied:
         raise NotApplicableError("each parameter must be used once, on one row a sample")
-    if any(bool((one.weight_coordinates < 0).any()) for one in network.layers):
+    tables = [table for one in network.layers for table in (one.weight_coordinates, one.bias_coordinates)]
+    if any(bool((table < 0).any()) for table in tables if table is not None):
         raise NotApplicableError("some weights are frozen; free all of them")
     hidden = range(len(network.hidden))
     if layer is not None and layer not in hidden:
@@ -312,16 +303,16 @@ def _solve(ground: _Ground, rows: Tensor, chosen: dict[int, _Pick], found: list[
     for row, (layer, pairs) in chosen.items():
         for _, j, negated in pairs:
             if negated:
-                turned[row] = _negated(ground.network, layer, j, rows[row])
-        units = torch.tensor([pair[:2] for pair in pairs])
+                turned[row] = _negated(ground.network, layer, j, turned[row])
+        units = torch.tensor([pair[:2] for pair in pairs], device=rows.device)
         numbers = pair_numbers(ground.network, layer, turned[row : row + 1], units[:, 0], units[:, 1])
         largest = tuple(numbers.pull[0].abs().argmax(-1).tolist())
         kinds.setdefault((layer, largest), []).append(row)
     led: dict[int, Tensor] = {}
     for (layer, largest), members in kinds.items():
-        units = torch.tensor([[pair[:2] for pair in chosen[row].pairs] for row in members])
+        units = torch.tensor([[pair[:2] for pair in chosen[row].pairs] for row in members], device=rows.device)
         form = _channel_form(ground, layer, largest)
-        search = _Search(ground, form, Pairs(layer, units, torch.tensor(largest)), turned[members])
+        search = _Search(ground, form, Pairs(layer, units, torch.tensor(largest, device=rows.device)), turned[members])
         for row, channel in zip(members, search.ends(), strict=True):
             found[row] = channel
         led |= {members[number]: raw for number, raw in search.led().items()}
