@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from channel_cases import grid, split, toy
+from channel_cases import Field, grid, planted, split, toy
 from torch import nn
 
 import thalweg as tw
 from thalweg.foundation import InvalidInputError, NotApplicableError
 from thalweg.solvers import Status, random_starts
 from thalweg.symmetry import Channel, ChannelEnd, channel_resolver, channels, resolve_channel, resolve_channels
+from thalweg.symmetry.channel_ground import ground_of
+from thalweg.symmetry.channel_picks import Pick
 
 # w, c, a, the loss at infinity and h of the two channels of the toy problem, by quadrature and root finding
 ENDS = {
@@ -31,9 +33,9 @@ def test_the_channels_of_the_toy_end_where_quadrature_says(which: str, epsilon: 
     assert found.gradient_norm < 1e-10
     assert found.objective is not None
     named = found.objective.space.unflatten(found.theta)
-    assert float(named["weight_0"]) == pytest.approx(w, abs=1e-6)
+    assert float(named["weight_0"][0]) == pytest.approx(w, abs=1e-6)
     assert float(named["weight_1"]) == pytest.approx(c, abs=1e-6)
-    assert abs(float(named["pull"])) == pytest.approx(abs(a), abs=1e-6)
+    assert abs(float(named["weight_0"][1])) == pytest.approx(abs(a), abs=1e-6)
     assert float(found.epsilon) == pytest.approx(abs(epsilon))
     # the loss inside the channel, from the weights of the two units themselves
     for inside in (0.04, 0.02):
@@ -117,9 +119,9 @@ def test_pairs_of_opposite_units_keep_the_function() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
     x = torch.randn(30, 3, dtype=torch.float64)
     risk = tw.EmpiricalRisk(model, nn.MSELoss(), x, torch.randn(30, 2, dtype=torch.float64))
-    ground = channels._ground(risk, None)
+    ground = ground_of(risk)
     found: list[Channel | None] = [None]
-    pick = channels._Pick(0, ((0, 1, True), (3, 2, True)))
+    pick = Pick(0, ((0, 1), (3, 2)), frozenset((1, 2)))
     channels._solve(ground, risk.initial.unsqueeze(0), {0: pick}, found)
     assert found[0] is not None
     assert found[0].entered_at == pytest.approx(float(risk.value(risk.initial)), rel=1e-13)
@@ -127,6 +129,79 @@ def test_pairs_of_opposite_units_keep_the_function() -> None:
     incoming = torch.cat([named["0.weight"], named["0.bias"].unsqueeze(1)], 1)
     half = torch.stack([incoming[0] + incoming[1], incoming[3] + incoming[2]]).norm(dim=1) / 2
     assert torch.allclose(found[0].epsilon, half, rtol=1e-13)
+
+
+# -- planted ends ------------------------------------------------------------------------------------------------------
+
+PLANTS = {
+    "a pair": (lambda: nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1)), 0, ((1, 3),), 0),
+    "two pairs, two outputs": (
+        lambda: nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 2)), 0, ((1, 3), (0, 4)), 0
+    ),
+    "three units": (lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)), 0, ((1, 3, 0),), 1),
+    "two and three units": (
+        lambda: nn.Sequential(nn.Linear(3, 6), nn.Softplus(), nn.Linear(6, 2)), 0, ((1, 3), (0, 4, 5)), 11
+    ),
+    "a unit alone": (
+        lambda: nn.Sequential(nn.Linear(3, 3, bias=False), Field(), nn.Linear(3, 1)), 0, ((1,),), 0
+    ),
+    "a unit alone and a pair": (
+        lambda: nn.Sequential(nn.Linear(3, 4, bias=False), Field(), nn.Linear(4, 2)), 0, ((1,), (0, 3)), 0
+    ),
+    "in the second layer": (
+        lambda: nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 4), nn.Sigmoid(), nn.Linear(4, 2)),
+        1, ((1, 3),), 35,
+    ),
+    "in the first of two layers": (
+        lambda: nn.Sequential(nn.Linear(2, 4), nn.Tanh(), nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 1)),
+        0, ((1, 3),), 3,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_planted_ends_are_found(name: str) -> None:
+    make, layer, groups, seed = PLANTS[name]
+    sizes = tuple(map(len, groups))
+    plant = planted(make(), layer, [unit for group in groups for unit in group], sizes, seed=seed)
+    spectrum = torch.linalg.eigvalsh(plant.form.hessian(plant.at))
+    assert float(spectrum[sizes.count(3)]) > 1e-6 * float(spectrum[-1]), "nothing else may be level"
+    assert float(plant.risk.value(plant.theta)) > plant.value * 1.001
+    for found in (
+        resolve_channel(plant.risk, plant.theta, layer=layer, groups=groups),
+        *([resolve_channel(plant.risk, plant.theta)] if name != "a unit alone" else []),  # soft there: no candidate
+    ):
+        assert found.end is ChannelEnd.MINIMUM
+        assert found.value == pytest.approx(plant.value, rel=1e-9)
+        assert sorted(map(sorted, found.groups)) == sorted(map(sorted, groups))
+        assert bool((found.h > 0).all())
+        assert found.gradient_norm < 1e-9
+
+
+@pytest.mark.parametrize("name", [name for name in PLANTS if name not in ("in the second layer", "three units")])
+def test_where_the_loss_falls_as_a_channel_opens_none_is_certified(name: str) -> None:
+    """The same points, the residual with the other sign: critical points at infinity that are no minima."""
+    make, layer, groups, seed = PLANTS[name]
+    units = [unit for group in groups for unit in group]
+    plant = planted(make(), layer, units, tuple(map(len, groups)), size=-1e-2, seed=seed)
+    assert plant.rise < 0
+    found = resolve_channel(plant.risk, plant.theta, layer=layer, groups=groups)
+    assert found.end in (ChannelEnd.FINITE, ChannelEnd.UNRESOLVED)
+    if any(len(group) == 1 for group in groups):
+        assert "the loss falls as a unit alone becomes soft again" in found.message
+    else:
+        assert found.value < plant.value
+
+
+def test_an_end_that_lies_higher_is_no_end() -> None:
+    """Weights that compute a step near a sharp bend: the hard unit alone does worse."""
+    x = torch.linspace(-2, 2, 40, dtype=torch.float64).unsqueeze(1)
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), Field(), nn.Linear(1, 1, bias=False)).double()
+    risk = tw.EmpiricalRisk(model, nn.MSELoss(), x, 0.05 * Field()(20 * x))
+    theta = torch.tensor([20.0, 0.05], dtype=torch.float64)
+    assert float(risk.value(theta)) < 1e-30
+    found = resolve_channel(risk, theta, layer=0, groups=[(0,)])
+    assert found.end is ChannelEnd.UNRESOLVED
 
 
 # -- what is no channel ------------------------------------------------------------------------------------------------
@@ -153,17 +228,12 @@ def test_a_pair_at_an_ordinary_minimum_leads_back_to_it() -> None:
 
 
 def test_where_h_is_negative_the_valley_leads_away_and_on_to_another_channel() -> None:
-    """Beyond w = 3.2022697 the toy's h is negative: epsilon grows again.
-
-    The valley leads to units with nearly opposite input weights, which for an odd activation are a pair as well.
-    """
+    """Beyond w = 3.2022697 the toy's h is negative: epsilon grows again, until w is small enough."""
     risk = toy()
     start = split(4.5, 2.0, -6.0, 0.3)
-    alone = resolve_channel(risk, start, layer=0, pairs=[(0, 1)])
-    assert alone.end is ChannelEnd.UNRESOLVED
     found = resolve_channel(risk, start)
     assert found.end is ChannelEnd.MINIMUM
-    assert found.value == pytest.approx(ENDS["first"][3], abs=1e-12)
+    assert found.value == pytest.approx(ENDS["second"][3], abs=1e-12)
     assert found.entered_at == pytest.approx(float(risk.value(start)))
 
 
@@ -171,8 +241,9 @@ def test_no_pair_no_channel() -> None:
     risk = toy()
     found = resolve_channel(risk, torch.tensor([1.0, 2.0, 0.5, 0.7], dtype=torch.float64))
     assert found.end is ChannelEnd.UNRESOLVED
-    assert found.pairs is None
-    assert "No two units" in found.message
+    assert found.layer is None
+    assert found.groups == ()
+    assert "No units" in found.message
 
 
 def test_what_cannot_have_channels_declines() -> None:
@@ -193,9 +264,9 @@ def test_what_cannot_have_channels_declines() -> None:
             resolve_channel(held, None)
     with pytest.raises(InvalidInputError, match="1 hidden layers, numbered from 0; got 3"):
         resolve_channel(risk, split(1.0, 1.0, 1.0, 0.1), layer=3)
-    with pytest.raises(InvalidInputError, match="different units of hidden layer 0, numbered from 0 to 1"):
-        resolve_channel(risk, split(1.0, 1.0, 1.0, 0.1), layer=0, pairs=[(0, 2)])
+    with pytest.raises(InvalidInputError, match="different units each of hidden layer 0, numbered from 0 to 1"):
+        resolve_channel(risk, split(1.0, 1.0, 1.0, 0.1), layer=0, groups=[(0, 2)])
     with pytest.raises(InvalidInputError, match="got a batch"):
         resolve_channel(risk, torch.ones(2, 4, dtype=torch.float64))
     with pytest.raises(InvalidInputError, match="which hidden layer"):
-        resolve_channel(risk, split(1.0, 1.0, 1.0, 0.1), pairs=[(0, 1)])
+        resolve_channel(risk, split(1.0, 1.0, 1.0, 0.1), groups=[(0, 1)])

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.foundation import Cost, current_limit, plan_passes
+from thalweg.objectives.by_outputs import ByOutputs
 from thalweg.objectives.output_losses import OutputLosses
 from thalweg.objectives.outputs import Piece
 from thalweg.objectives.paths import AGREEMENT
@@ -33,12 +34,24 @@ MOVES = (0.1, 1.0, 30.0)
 
 def closed_form(risk: EmpiricalRisk) -> ClosedForm | None:
     """The closed form of a risk's derivatives; None where its network is no multilayer perceptron on all its data."""
+    own = _own_form(risk)
+    if own is not None:
+        return own if _agrees(risk, own) else None
     structure = risk.trace_report.structure
     network = structure.as_dense(mixed=True) if structure is not None else None
     if network is None or not _suits(risk, network):
         return None
-    found = ClosedForm(risk, network)
+    found = ClosedForm.of_perceptron(risk, network)
     return found if _agrees(risk, found) else None
+
+
+def _own_form(risk: EmpiricalRisk) -> ClosedForm | None:
+    """That of a model that brings its derivatives itself."""
+    bring = getattr(risk.model, "output_map", None)
+    if bring is None or risk.forward is not None or not isinstance(risk.inputs, Tensor):
+        return None
+    outputs = bring(risk.space)
+    return None if outputs is None else ClosedForm(risk, ByOutputs(outputs), risk.inputs)
 
 
 def _suits(risk: EmpiricalRisk, network: DenseNetwork) -> bool:
@@ -74,35 +87,44 @@ class ClosedForm:
 
     Args:
         risk: the loss.
-        network: its model, one row a sample.
+        general: the form of its outputs.
+        inputs: what enters it, one row a sample.
+        shallow: a faster one, where there is one.
     """
 
-    def __init__(self, risk: EmpiricalRisk, network: DenseNetwork) -> None:
-        self._perceptron = Perceptron(network, risk.device, risk.dtype)
+    def __init__(
+        self, risk: EmpiricalRisk, general: Perceptron | ByOutputs, inputs: Tensor, shallow: Shallow | None = None
+    ) -> None:
+        self._general, self._shallow = general, shallow
         self._losses = OutputLosses(risk)
-        inputs = network.features(risk.inputs).to(risk.device, risk.dtype)
-        self._features, self._samples = self._perceptron.features(inputs), len(inputs)
+        self._features, self._samples = general.features(inputs), len(inputs)
         every = slice(0, self._samples)
         self._whole_loss = self._losses.of(every)
         self._at_most, self._chunk_of = risk.batch_size or self._samples, risk.chunk_of
-        self._shallow = Shallow(network, risk.device) if Shallow.suits(network, self._samples) else None
-        self._entering = None if self._shallow is None else self._shallow.entering(inputs)
+        self._entering = None if shallow is None else shallow.entering(inputs)
+
+    @staticmethod
+    def of_perceptron(risk: EmpiricalRisk, network: DenseNetwork) -> ClosedForm:
+        """Of a network with one row a sample."""
+        inputs = network.features(risk.inputs).to(risk.device, risk.dtype)
+        shallow = Shallow(network, risk.device) if Shallow.suits(network, len(inputs)) else None
+        return ClosedForm(risk, Perceptron(network, risk.device, risk.dtype), inputs, shallow)
 
     @property
     def smooth(self) -> bool:
         """Whether no activation has kinks: at one, slopes are a convention, and the module's may be another."""
-        return all(facts.kinks == () for facts in self._perceptron.activations)
+        return all(facts.kinks == () for facts in self._general.activations)
 
     def is_lean(self, matrices: int) -> bool:
         """Whether so many matrices over the weights of all layers, frozen ones too, fit and are not mostly frozen."""
-        length = self._perceptron.length
+        length = self._general.length
         held = matrices * 8 * length**2
-        return length <= MOSTLY * self._perceptron.size and held <= current_limit()
+        return length <= MOSTLY * self._general.size and held <= current_limit()
 
     @property
     def hessian_cost(self) -> Cost:
         """What a Hessian or Gauss-Newton matrix over all samples holds in memory."""
-        return (self._dense if self._dense is not None else self._perceptron).hessian_cost(self._samples)
+        return (self._dense if self._dense is not None else self._general).hessian_cost(self._samples)
 
     @property
     def _dense(self) -> Shallow | None:
@@ -112,18 +134,18 @@ class ClosedForm:
     def outputs(self, theta: Float[Tensor, " P"]) -> Float[Tensor, "N C"]:
         """Outputs of all samples."""
         row = theta.unsqueeze(0)
-        pieces = self._pieces(row, self._perceptron.gradient_cost(self._samples))
-        return torch.cat([self._perceptron.outputs(row, self._features[:, some])[0] for _, some in pieces])
+        pieces = self._pieces(row, self._general.gradient_cost(self._samples))
+        return torch.cat([self._general.outputs(row, self._features[:, some])[0] for _, some in pieces])
 
     def values(self, rows: Float[Tensor, "S P"]) -> Float[Tensor, " S"]:
         """The loss."""
-        form = self._shallow or self._perceptron
+        form = self._shallow or self._general
         found = [form.values(rows[some], parts) for some, parts in self._groups(form, rows, form.gradient_cost)]
         return _joined(found)
 
     def gradients(self, rows: Float[Tensor, "S P"]) -> tuple[Float[Tensor, " S"], Float[Tensor, "S P"]]:
         """Value and gradient."""
-        form = self._shallow or self._perceptron
+        form = self._shallow or self._general
         found = [form.gradients(rows[some], parts) for some, parts in self._groups(form, rows, form.gradient_cost)]
         values, gradients = zip(*found, strict=True)
         return _joined(values), _joined(gradients)
@@ -132,7 +154,7 @@ class ClosedForm:
         self, rows: Float[Tensor, "S P"]
     ) -> tuple[Float[Tensor, " S"], Float[Tensor, "S P"], Float[Tensor, "S P P"]]:
         """Value, gradient and Hessian."""
-        form = self._dense or self._perceptron
+        form = self._dense or self._general
         groups = self._groups(form, rows, form.hessian_cost)
         if len(rows) == 1:
             return form.hessians(rows, next(groups)[1])
@@ -145,7 +167,7 @@ class ClosedForm:
 
     def gauss_newton(self, rows: Float[Tensor, "S P"]) -> Float[Tensor, "S P P"]:
         """``J^T B J``."""
-        form = self._dense or self._perceptron
+        form = self._dense or self._general
         found = rows.new_empty(len(rows), rows.shape[1], rows.shape[1])
         for some, parts in self._groups(form, rows, form.hessian_cost):
             found[some] = form.gauss_newton(rows[some], parts)
@@ -153,14 +175,14 @@ class ClosedForm:
 
     def jacobians(self, rows: Float[Tensor, "S P"]) -> Iterator[tuple[Piece, Tensor, Tensor]]:
         """Piece by piece the Jacobians ``(s, n, C, P)`` and outputs ``(s, n, C)``."""
-        for these, some in self._pieces(rows, self._perceptron.jacobian_cost(self._samples)):
-            outputs, jacobian = self._perceptron.jacobians(rows[these], self._features[:, some])
+        for these, some in self._pieces(rows, self._general.jacobian_cost(self._samples)):
+            outputs, jacobian = self._general.jacobians(rows[these], self._features[:, some])
             yield Piece(these, self._chunk_of(some), some), jacobian, outputs
 
     # -- how the work is cut -------------------------------------------------------------------------------------------
 
     def _groups(
-        self, form: Shallow | Perceptron, rows: Tensor, cost: Callable[[int], Cost]
+        self, form: Shallow | Perceptron | ByOutputs, rows: Tensor, cost: Callable[[int], Cost]
     ) -> Iterator[tuple[slice, Iterator[Any]]]:
         """Some parameter vectors at a time, with all parts of the data."""
         features = self._entering if isinstance(form, Shallow) else self._features

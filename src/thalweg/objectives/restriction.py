@@ -116,6 +116,16 @@ class RestrictedObjective(Objective):
         """That of the base, and the way there."""
         return self.base.kept_bytes() + self.base.cost.bytes_fixed
 
+    def _derivatives(self, rows: Tensor, order: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Those of the base where it is not much larger: it may have closed forms."""
+        chosen, size = self._coordinates, self.base.space.size
+        if chosen is None or (order == 2 and 2 * len(chosen) < size):
+            return super()._derivatives(rows, order)
+        value, gradient, hessian = self.base._derivatives(self.project(rows), order)
+        if hessian is not None:
+            hessian = hessian.index_select(1, chosen).index_select(2, chosen)
+        return value, None if gradient is None else gradient.index_select(1, chosen), hessian
+
     def gauss_newton_operator(self, theta: Float[Tensor, " k"], *, keep: bool | None = None) -> LinearOperator:
         """``B^T G B``; `keep` as for the base."""
         require(self, Capability.GAUSS_NEWTON, "the Gauss-Newton matrix")

@@ -59,7 +59,8 @@ Resolution = Status | tuple[Status, str] | Resolved | None
 """What a resolver says of one start: nothing, a status, a status with a message, or more."""
 
 Resolver = Callable[[Objective, Tensor, Solution], Sequence[Resolution]]
-"""Called once with the objective, the points ``(k, P)`` that did not converge, and their Solution; may rename each."""
+"""Called once with the objective, the points ``(k, P)`` that did not converge, or did with curvatures that are lost in
+rounding (waiting may look like an end), and their Solution; may rename each."""
 
 
 def minimize(
@@ -96,7 +97,7 @@ def minimize(
         stop_event: stops when set.
         time_budget: seconds, or a text such as ``"2m"``. It is looked at between evaluations: a single Hessian, or the
             spectrum of one, is not broken off.
-        resolver: may rename the status of starts that did not converge, see `Resolver`;
+        resolver: may rename the status of starts that did not converge for certain, see `Resolver`;
             `thalweg.symmetry.channel_resolver` follows ways to infinity to their ends.
         starts: draw this many random starts instead of `theta` (`thalweg.solvers.random_starts`).
         seed: of those.
@@ -176,7 +177,8 @@ def _resolved(
     objective: Objective, solution: Solution, resolver: Resolver, go_on: Callable[[Tensor], Solution]
 ) -> Solution:
     statuses, messages = solution.statuses, solution.messages
-    open_ones = [i for i, status in enumerate(statuses) if status is not Status.CONVERGED]
+    undecided = solution.undecided.reshape(-1).tolist()
+    open_ones = [i for i, status in enumerate(statuses) if status is not Status.CONVERGED or undecided[i] > 0]
     if not open_ones:
         return solution
     some = _subset(solution, open_ones)

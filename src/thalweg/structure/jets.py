@@ -23,7 +23,7 @@ from thalweg.structure.mixed import MixedFacts, by_activation
 __all__ = ["jet"]
 
 Jet = Callable[[Tensor, int], list[Tensor]]
-"""From arguments and an order (0 to 2) to the value and the derivatives up to that order."""
+"""From arguments and an order (1 to 3) to the value and the derivatives up to that order."""
 
 
 def jet(facts: ActivationFacts, z: Float[Tensor, "..."], order: int, dim: int = -1) -> list[Float[Tensor, "..."]]:
@@ -32,7 +32,7 @@ def jet(facts: ActivationFacts, z: Float[Tensor, "..."], order: int, dim: int = 
     Args:
         facts: of the activation.
         z: arguments.
-        order: 0 to 2.
+        order: 0 to 3.
         dim: of the units, where these have different activations.
 
     >>> [entry.item() for entry in jet(activation_facts("square"), torch.tensor(3.0), 2)]
@@ -43,7 +43,7 @@ def jet(facts: ActivationFacts, z: Float[Tensor, "..."], order: int, dim: int = 
     if order == 0 and facts.function is torch.tanh:
         return [_tanh_itself(z)]
     shared = _shared(facts.function) if order else None
-    if shared is None or order > 2:
+    if shared is None or order > 3:
         return [facts.derivative(z, k) for k in range(order + 1)]
     return shared(z, order)
 
@@ -74,13 +74,29 @@ def _tanh_itself(z: Tensor) -> Tensor:
 def _tanh(z: Tensor, order: int) -> list[Tensor]:
     t = _tanh_itself(z)
     slope = torch.addcmul(t.new_ones(()), t, t, value=-1)
-    return [t, slope] if order == 1 else [t, slope, (t * slope).mul_(-2)]
+    found = [t, slope]
+    if order >= 2:
+        found.append((t * slope).mul_(-2))
+    if order >= 3:
+        found.append(slope * (4 * t * t - 2 * slope))
+    return found
 
 
 def _sigmoid(z: Tensor, order: int) -> list[Tensor]:
     up, down = torch.sigmoid(z), torch.sigmoid(-z)  # 1 - up would lose the digits of the tail
+    return [up, *_bumps(up, down, order)]
+
+
+def _bumps(up: Tensor, down: Tensor, order: int) -> list[Tensor]:
+    """The first derivative of the sigmoid, and so on."""
     slope = up * down
-    return [up, slope] if order == 1 else [up, slope, slope * (down - up)]
+    found = [slope]
+    if order >= 2:
+        lean = down - up
+        found.append(slope * lean)
+        if order >= 3:
+            found.append(slope * (lean * lean - 2 * slope))
+    return found
 
 
 def _density(z: Tensor) -> Tensor:
@@ -92,24 +108,28 @@ def _share(z: Tensor) -> Tensor:
 
 
 def _erf(z: Tensor, order: int) -> list[Tensor]:
-    value, slope = torch.erf(z / math.sqrt(2)), 2 * _density(z)
-    return [value, slope] if order == 1 else [value, slope, -z * slope]
+    return [torch.erf(z / math.sqrt(2)), *_bells(z, 2 * _density(z), order)]
 
 
 def _normal(z: Tensor, order: int) -> list[Tensor]:
-    slope = _density(z)
-    return [_share(z), slope] if order == 1 else [_share(z), slope, -z * slope]
+    return [_share(z), *_bells(z, _density(z), order)]
+
+
+def _bells(z: Tensor, bell: Tensor, order: int) -> list[Tensor]:
+    """A multiple of ``exp(-z^2 / 2)`` and its derivatives."""
+    return [bell, -z * bell, (z * z - 1) * bell][:order]
 
 
 def _softplus(z: Tensor, order: int, beta: float = 1.0, threshold: float = 20.0) -> list[Tensor]:
     scaled = beta * z if beta != 1 else z
-    found = [functional.softplus(z, beta, threshold), torch.sigmoid(scaled)]
-    if order == 2:
-        bend = torch.sigmoid(-scaled).mul_(found[1])
-        found.append(beta * bend if beta != 1 else bend)
+    up = torch.sigmoid(scaled)
+    found = [functional.softplus(z, beta, threshold), up]
+    if order >= 2:
+        bumps = _bumps(up, torch.sigmoid(-scaled), order - 1)
+        found += bumps if beta == 1 else [beta**k * bump for k, bump in enumerate(bumps, 1)]
     linear = scaled > threshold
     if bool(linear.any()):  # rarely, and masks cost more than all the rest
-        found[1:] = [each.masked_fill(linear, flat) for each, flat in zip(found[1:], (1.0, 0.0), strict=False)]
+        found[1:] = [each.masked_fill(linear, flat) for each, flat in zip(found[1:], (1.0, 0.0, 0.0), strict=False)]
     return found
 
 
@@ -117,19 +137,24 @@ def _field(z: Tensor, order: int) -> list[Tensor]:
     found = _softplus(z, order)
     step, *rest = _sigmoid(4 * z, order)
     parts = [found[0] + step]
-    return parts + [torch.add(a, b, alpha=factor) for a, b, factor in zip(found[1:], rest, (4, 16), strict=False)]
+    return parts + [torch.add(a, b, alpha=factor) for a, b, factor in zip(found[1:], rest, (4, 16, 64), strict=False)]
 
 
 def _gelu(z: Tensor, order: int) -> list[Tensor]:
     share, density = _share(z), _density(z)
     found = [z * share, share + z * density]
-    return found if order == 1 else [*found, (2 - z * z) * density]
+    if order >= 2:
+        square = z * z
+        found.append((2 - square) * density)
+        if order >= 3:
+            found.append((square - 4) * z * density)
+    return found
 
 
 def _silu(z: Tensor, order: int) -> list[Tensor]:
-    share, slope, *bend = _sigmoid(z, order)
-    found = [z * share, share + z * slope]
-    return found if order == 1 else [*found, 2 * slope + z * bend[0]]
+    share, *bumps = _sigmoid(z, order)
+    found = [z * share, share + z * bumps[0]]
+    return found + [k * bumps[k - 2] + z * bumps[k - 1] for k in range(2, order + 1)]
 
 
 def _exp(z: Tensor, order: int) -> list[Tensor]:

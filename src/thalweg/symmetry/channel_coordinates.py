@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from thalweg.foundation import InvalidInputError, ParameterSpace
 from thalweg.structure import DenseNetwork
-from thalweg.symmetry.channel_network import Pairs
+from thalweg.symmetry.channel_network import Merging
 
-__all__ = ["PairNumbers", "from_channel", "pair_numbers", "to_channel"]
+__all__ = ["PairNumbers", "from_channel", "half_distances", "merging_of", "pair_numbers", "to_channel"]
 
 
 class PairNumbers(NamedTuple):
@@ -21,16 +21,14 @@ class PairNumbers(NamedTuple):
     Attributes:
         middle: w, ``(S, n, d)``, the bias last where there is one.
         epsilon: half the distance of the input weights, ``(S, n)``.
-        direction: Delta, ``(S, n, d)``.
         sum: c, ``(S, n, q)``.
-        pull: ``epsilon (a_i - a_j)``, ``(S, n, q)``.
+        apart: ``a_i - a_j``, ``(S, n, q)``.
     """
 
     middle: Float[Tensor, "S n d"]
     epsilon: Float[Tensor, "S n"]
-    direction: Float[Tensor, "S n d"]
     sum: Float[Tensor, "S n q"]
-    pull: Float[Tensor, "S n q"]
+    apart: Float[Tensor, "S n q"]
 
 
 def incoming_of(network: DenseNetwork, layer: int, rows: Float[Tensor, "S P"]) -> Float[Tensor, "S m d"]:
@@ -49,7 +47,7 @@ def outgoing_of(network: DenseNetwork, layer: int, rows: Float[Tensor, "S P"]) -
 def pair_numbers(
     network: DenseNetwork, layer: int, rows: Float[Tensor, "S P"], i: Tensor, j: Tensor, *, negated: bool = False
 ) -> PairNumbers:
-    """The numbers of pairs of units, ``(n,)`` each for all parameter vectors, or ``(S, n)`` for each its own.
+    """The numbers of pairs of units, ``(n,)`` each for all parameter vectors.
 
     Args:
         network: the perceptron.
@@ -60,107 +58,207 @@ def pair_numbers(
         negated: take these with all their weights negated.
     """
     incoming, outgoing = incoming_of(network, layer, rows), outgoing_of(network, layer, rows)
-
-    def of(table: Tensor, units: Tensor) -> Tensor:
-        if units.dim() == 1:
-            return table[:, units]
-        return table.gather(1, units.unsqueeze(-1).expand(-1, -1, table.shape[2]))
-
     sign = -1.0 if negated else 1.0
-    w_i, w_j, a_i, a_j = of(incoming, i), sign * of(incoming, j), of(outgoing, i), sign * of(outgoing, j)
-    difference = (w_i - w_j) / 2
-    epsilon = difference.norm(dim=-1)
-    direction = difference / epsilon.clamp(min=torch.finfo(rows.dtype).tiny).unsqueeze(-1)
-    return PairNumbers((w_i + w_j) / 2, epsilon, direction, a_i + a_j, epsilon.unsqueeze(-1) * (a_i - a_j))
+    w_i, w_j, a_i, a_j = incoming[:, i], sign * incoming[:, j], outgoing[:, i], sign * outgoing[:, j]
+    return PairNumbers((w_i + w_j) / 2, (w_i - w_j).norm(dim=-1) / 2, a_i + a_j, a_i - a_j)
+
+
+def merging_of(
+    network: DenseNetwork, layer: int, sizes: tuple[int, ...], units: Int[Tensor, " u"], row: Float[Tensor, " P"]
+) -> Merging:
+    """How these units merge at a parameter vector: on which unit of the next layer each channel acts most."""
+    strongest = _strongest(outgoing_of(network, layer, row.unsqueeze(0))[:, units], sizes)
+    largest, signs = [], []
+    for size, each in zip(sizes, strongest, strict=True):
+        at = int(each[0].abs().argmax())
+        largest.append(at)
+        signs.append(-1.0 if size != 2 and float(each[0, at]) < 0 else 1.0)
+    return Merging(layer, sizes, tuple(largest), tuple(signs))
+
+
+def _strongest(outgoing: Tensor, sizes: tuple[int, ...]) -> list[Tensor]:
+    """What grows fastest of the output weights of each channel, ``(S, q)`` each."""
+    found, at = [], 0
+    for size in sizes:
+        a = outgoing[:, at : at + size]
+        if size == 1:
+            found.append(a[:, 0])
+        else:
+            found.append(a[:, 0] - a[:, 1] if size == 2 else (a[:, 0] - 2 * a[:, 1] + a[:, 2]) / 6)
+        at += size
+    return found
+
+
+def half_distances(merging: Merging, rows: Float[Tensor, "S Q"], space: ParameterSpace) -> Float[Tensor, "S n"]:
+    """The epsilons: half the distance of the (outer) units' input weights; of a unit alone, one over their size."""
+    return scales(merging, rows, space) * opening_of(merging, rows, space).abs()
+
+
+def opening_of(merging: Merging, rows: Float[Tensor, "S Q"], space: ParameterSpace) -> Float[Tensor, "S n"]:
+    """The openings s of all channels, softness for units alone."""
+    named = space.unflatten(rows)
+    return torch.cat([named[name] for name in ("softness", "opening") if name in space], 1)
+
+
+def scales(merging: Merging, rows: Float[Tensor, "S Q"], space: ParameterSpace) -> Float[Tensor, "S n"]:
+    """What s is multiplied by to give epsilon: ``1 / |u|``, ``|v|``, ``|p|``."""
+    sideways = _sideways(merging, space.unflatten(rows)).norm(dim=-1)
+    return torch.cat([1 / sideways[:, : merging.alone], sideways[:, merging.alone :]], 1)
+
+
+def _sideways(merging: Merging, named: dict[str, Tensor]) -> Tensor:
+    """Rows u of units alone, v of pairs and p of threes, ``(S, n, d)``, the bias last where there is one."""
+    incoming = _incoming(merging, named)
+    alone, pairs, triples = merging.alone, merging.pairs, merging.triples
+    _, u, _, v, _, p, _ = incoming.split(
+        [incoming.shape[1] - sum(merging.sizes), alone, pairs, pairs, triples, triples, triples], 1
+    )
+    return torch.cat([u, v, p], 1)
+
+
+def _incoming(merging: Merging, named: dict[str, Tensor]) -> Tensor:
+    weight, bias = named[f"weight_{merging.layer}"], named.get(f"bias_{merging.layer}")
+    return weight if bias is None else torch.cat([weight, bias.unsqueeze(-1)], -1)
 
 
 def to_channel(
-    network: DenseNetwork, pairs: Pairs, rows: Float[Tensor, "S P"], space: ParameterSpace
+    network: DenseNetwork,
+    merging: Merging,
+    units: Int[Tensor, "*S u"],
+    rows: Float[Tensor, "S P"],
+    space: ParameterSpace,
 ) -> Float[Tensor, "S Q"]:
     """Parameters of the network in the coordinates of a `ChannelNetwork`.
 
     Args:
         network: the perceptron.
-        pairs: its channels; ``units`` may be ``(S, n, 2)``, for each parameter vector its own.
+        merging: how units merge.
+        units: which: those of each channel one after the other, of three the middle one in the middle; ``(u,)``, or
+            ``(S, u)`` for each parameter vector its own.
         rows: parameter vectors.
         space: of the `ChannelNetwork`.
+
+    Raises:
+        InvalidInputError: where the output weights of a channel's units are equal: it has no opening.
     """
-    count, layer = len(rows), pairs.layer
-    units = pairs.units.expand(count, *pairs.units.shape[-2:])
-    numbers = pair_numbers(network, layer, rows, units[..., 0], units[..., 1])
+    count, layer = len(rows), merging.layer
+    named = _by_layers(network, rows)
+    units = units.expand(count, units.shape[-1])
     rest = _others(units, network.layers[layer].out_features)
-    named: dict[str, Tensor] = {}
-    for k, one in enumerate(network.layers):
-        named[f"weight_{k}"] = rows[:, one.weight_coordinates.flatten()].view(count, *one.weight_coordinates.shape)
-        if one.bias_coordinates is not None:
-            named[f"bias_{k}"] = rows[:, one.bias_coordinates]
-    d = network.layers[layer].in_features
-    incoming, outgoing = named[f"weight_{layer}"], named[f"weight_{layer + 1}"]
-    named[f"weight_{layer}"] = torch.cat([_pick(incoming, rest), numbers.middle[..., :d]], 1)
+    incoming = _incoming(merging, named)
+    outgoing = named[f"weight_{layer + 1}"].mT
+    strongest = _strongest(_pick(outgoing, units), merging.sizes)
+    pulls = torch.stack([each[:, at] for each, at in zip(strongest, merging.largest, strict=True)], 1)
+    if not bool((pulls != 0).all()):
+        raise InvalidInputError("the output weights of a channel's units are equal: nothing pulls it open")
+    powers = {1: pulls.abs(), 2: 1 / pulls, 3: pulls.abs().rsqrt()}
+    opening = torch.stack([powers[size][:, k] for k, size in enumerate(merging.sizes)], 1)
+    first, then = _forth(merging, _pick(incoming, units), _pick(outgoing, units), opening)
+    incoming, outgoing = torch.cat([_pick(incoming, rest), first], 1), torch.cat([_pick(outgoing, rest), then], 1)
     if f"bias_{layer}" in named:
-        bias = named[f"bias_{layer}"]
-        named[f"bias_{layer}"] = torch.cat([bias.gather(1, rest), numbers.middle[..., d]], 1)
-    named[f"weight_{layer + 1}"] = torch.cat([_pick(outgoing.mT, rest), numbers.sum], 1).mT
-    strongest = numbers.pull.gather(2, pairs.largest.view(1, -1, 1).expand(count, -1, 1))  # (S, n, 1)
-    if not bool((strongest != 0).all()):
-        raise InvalidInputError("a pair does not pull: its output weights, or its input weights, are equal")
-    named["pull"] = strongest * numbers.direction
+        incoming, named[f"bias_{layer}"] = incoming[..., :-1], incoming[..., -1]
+    named[f"weight_{layer}"], named[f"weight_{layer + 1}"] = incoming, outgoing.mT
     if "share" in space:
-        others = [[u for u in range(numbers.pull.shape[2]) if u != r] for r in pairs.largest.tolist()]
-        table = torch.tensor(others, device=rows.device).expand(count, -1, -1)
-        named["share"] = numbers.pull.gather(2, table) / strongest
-    named["epsilon"] = numbers.epsilon
+        relative = torch.stack(strongest, 1) / (pulls * rows.new_tensor(merging.signs)).unsqueeze(-1)
+        named["share"] = relative.gather(2, _other_outputs(merging, relative.shape[2], rows))
+    named["softness"], named["opening"] = opening[:, : merging.alone], opening[:, merging.alone :]
     return torch.cat([named[block.name].reshape(count, -1) for block in space], 1)
 
 
 def from_channel(
-    network: DenseNetwork, pairs: Pairs, rows: Float[Tensor, "S Q"], space: ParameterSpace
+    network: DenseNetwork,
+    merging: Merging,
+    units: Int[Tensor, "*S u"],
+    rows: Float[Tensor, "S Q"],
+    space: ParameterSpace,
 ) -> Float[Tensor, "S P"]:
     """Back to parameters of the network; the inverse of `to_channel`.
 
     Raises:
-        InvalidInputError: where an epsilon is zero: that point has no finite weights.
+        InvalidInputError: where an opening is zero: that point has no finite weights.
     """
-    count, layer = len(rows), pairs.layer
-    named = space.unflatten(rows)
-    epsilon, pull = named["epsilon"].abs(), named["pull"]
-    if not bool((epsilon > 0).all()):
-        raise InvalidInputError("epsilon is zero: the end of a channel has no finite weights")
-    units = pairs.units.expand(count, *pairs.units.shape[-2:])
+    count, layer = len(rows), merging.layer
+    named, opening = space.unflatten(rows), opening_of(merging, rows, space)
+    if not bool((opening != 0).all()):
+        raise InvalidInputError("the opening is zero: the end of a channel has no finite weights")
+    units = units.expand(count, units.shape[-1])
     rest = _others(units, network.layers[layer].out_features)
-    n, d = pull.shape[1], network.layers[layer].in_features
     single = rest.shape[1]
-    size = pull.norm(dim=-1, keepdim=True)
-    aside = epsilon.unsqueeze(-1) * pull / size
-    joined = torch.ones(count, n, 1, dtype=rows.dtype, device=rows.device)
+    incoming, outgoing = _incoming(merging, named), named[f"weight_{layer + 1}"].mT
+    pull = rows.new_tensor(merging.signs).expand(count, -1).unsqueeze(-1)
     if "share" in space:
-        order = torch.stack([torch.tensor([r, *(u for u in range(named["share"].shape[2] + 1) if u != r)])
-                             for r in pairs.largest.tolist()]).argsort(1)  # fmt: skip
-        joined = torch.cat([joined, named["share"]], 2).gather(2, order.to(rows.device).expand(count, -1, -1))
-    half = size * joined / (2 * epsilon.unsqueeze(-1))  # (a_i - a_j) / 2
+        others = _other_outputs(merging, named["share"].shape[2] + 1, rows)
+        largest = torch.tensor(merging.largest, device=rows.device).view(1, -1, 1).expand(count, -1, 1)
+        pull = torch.cat([pull, named["share"]], 2).gather(2, torch.cat([largest, others], 2).argsort(2))
+    first, then = _back(merging, incoming[:, single:], outgoing[:, single:], opening, pull)
+    incoming = _placed(incoming[:, :single], rest, first, units)
+    if f"bias_{layer}" in named:
+        incoming, named[f"bias_{layer}"] = incoming[..., :-1], incoming[..., -1]
+    named[f"weight_{layer}"] = incoming
+    named[f"weight_{layer + 1}"] = _placed(outgoing[:, :single], rest, then, units).mT
     theta = rows.new_zeros(count, network.space.size)
     for k, one in enumerate(network.layers):
-        weight, bias = named[f"weight_{k}"], named.get(f"bias_{k}")
-        if k == layer:
-            middle = weight[:, single:]
-            weight = _placed(weight[:, :single], rest, middle + aside[..., :d], middle - aside[..., :d], units)
-            if bias is not None:
-                edge, own = aside[..., d:], bias[:, single:, None]
-                bias = _placed(bias[:, :single, None], rest, own + edge, own - edge, units).squeeze(-1)
-        if k == layer + 1:
-            columns = weight.mT
-            shared = columns[:, single:] / 2
-            weight = _placed(columns[:, :single], rest, shared + half, shared - half, units).mT
-        theta[:, one.weight_coordinates.flatten()] = weight.flatten(1)
-        if bias is not None and one.bias_coordinates is not None:
-            theta[:, one.bias_coordinates] = bias
+        theta[:, one.weight_coordinates.flatten()] = named[f"weight_{k}"].flatten(1)
+        if one.bias_coordinates is not None:
+            theta[:, one.bias_coordinates] = named[f"bias_{k}"]
     return theta
 
 
+def _forth(merging: Merging, w: Tensor, a: Tensor, opening: Tensor) -> tuple[Tensor, Tensor]:
+    """Input and output weights of the units of channels, in the coordinates of these."""
+    sizes = [merging.alone, merging.pairs, merging.triples]
+    units = [count * size for count, size in zip(sizes, (1, 2, 3), strict=True)]
+    s_1, s_2, s_3 = opening.unsqueeze(-1).split(sizes, 1)
+    w_1, w_2, w_3 = w.split(units, 1)
+    _, a_2, a_3 = a.split(units, 1)
+    (w_i, w_j), (a_i, a_j) = _parted(w_2, 2), _parted(a_2, 2)
+    (v_i, v_m, v_j), (b_i, b_m, b_j) = _parted(w_3, 3), _parted(a_3, 3)
+    pairs = [(w_i + w_j) / 2, (w_i - w_j) / (2 * s_2)]
+    triples = [(v_i + v_m + v_j) / 3, (v_i - v_j) / (2 * s_3), (v_i - 2 * v_m + v_j) / (6 * s_3.square())]
+    columns = [a_i + a_j, (b_i + b_m + b_j) / 3, s_3 * (b_i - b_j) / 2]
+    return torch.cat([s_1 * w_1, *pairs, *triples], 1), torch.cat(columns, 1)
+
+
+def _back(merging: Merging, rows: Tensor, columns: Tensor, opening: Tensor, pull: Tensor) -> tuple[Tensor, Tensor]:
+    """Input and output weights of the units, one channel after the other."""
+    alone, pairs, triples = merging.alone, merging.pairs, merging.triples
+    s_1, s_2, s_3 = opening.unsqueeze(-1).split([alone, pairs, triples], 1)
+    pull_1, pull_2, pull_3 = pull.split([alone, pairs, triples], 1)
+    u, w, v, m, p, q = rows.split([alone, pairs, pairs, triples, triples, triples], 1)
+    c, flat, tilt = columns.split([pairs, triples, triples], 1)
+    aside, half = s_2 * v, pull_2 / (2 * s_2)
+    first = [u / s_1, torch.stack([w + aside, w - aside], 2).flatten(1, 2)]
+    then = [s_1 * pull_1, torch.stack([c / 2 + half, c / 2 - half], 2).flatten(1, 2)]
+    aside, shift, tilt, bend = s_3 * p, s_3.square() * q, tilt / s_3, pull_3 / s_3.square()
+    first.append(torch.stack([m + aside + shift, m - 2 * shift, m - aside + shift], 2).flatten(1, 2))
+    then.append(torch.stack([flat + tilt + bend, flat - 2 * bend, flat - tilt + bend], 2).flatten(1, 2))
+    return torch.cat(first, 1), torch.cat(then, 1)
+
+
+def _parted(table: Tensor, size: int) -> tuple[Tensor, ...]:
+    """The first units of all channels, the second, ..."""
+    return table.unflatten(1, (table.shape[1] // size, size)).unbind(2)
+
+
+def _by_layers(network: DenseNetwork, rows: Tensor) -> dict[str, Tensor]:
+    named: dict[str, Tensor] = {}
+    for k, one in enumerate(network.layers):
+        named[f"weight_{k}"] = rows[:, one.weight_coordinates.flatten()].view(-1, *one.weight_coordinates.shape)
+        if one.bias_coordinates is not None:
+            named[f"bias_{k}"] = rows[:, one.bias_coordinates]
+    return named
+
+
+def _other_outputs(merging: Merging, outputs: int, like: Tensor) -> Tensor:
+    """For each channel the units of the next layer but the one it acts on most, ``(S, n, q - 1)``."""
+    table = [[u for u in range(outputs) if u != r] for r in merging.largest]
+    return torch.tensor(table, device=like.device).expand(len(like), -1, -1)
+
+
 def _others(units: Tensor, width: int) -> Tensor:
-    """The units that belong to no pair, ``(S, m - 2 n)``, in ascending order."""
+    """The units that merge with none, ``(S, m - u)``, in ascending order."""
     free = torch.ones(len(units), width, dtype=torch.bool, device=units.device)
-    free.scatter_(1, units.flatten(1), False)
+    free.scatter_(1, units, False)
     return free.nonzero()[:, 1].view(len(units), -1)
 
 
@@ -168,7 +266,6 @@ def _pick(table: Tensor, rows: Tensor) -> Tensor:
     return table.gather(1, rows.unsqueeze(-1).expand(-1, -1, table.shape[2]))
 
 
-def _placed(single: Tensor, rest: Tensor, first: Tensor, second: Tensor, units: Tensor) -> Tensor:
+def _placed(single: Tensor, rest: Tensor, merged: Tensor, units: Tensor) -> Tensor:
     """Rows put back where their units were."""
-    order = torch.cat([rest, units[..., 0], units[..., 1]], 1).argsort(1)
-    return _pick(torch.cat([single, first, second], 1), order)
+    return _pick(torch.cat([single, merged], 1), torch.cat([rest, units], 1).argsort(1))

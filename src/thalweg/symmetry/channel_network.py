@@ -1,22 +1,21 @@
 """A network in the coordinates of its channels, in which the end at infinity is an ordinary point.
 
-Two units i and j of one layer whose input weights merge while their output weights grow in opposite directions compute,
-in the limit, a unit and a gated linear unit. With
+A channel has one, two or three units. Those whose input weights merge while their output weights grow in opposite
+directions compute, in the limit, a unit and a gated linear unit: two of them ``c sigma(w.x) + (v.x) sigma'(w.x)``,
+three also a multiple of ``(p.x)^2 sigma''(m.x)``. A single unit whose input weights grow while its output weight
+vanishes becomes what sigma looks like from far, a rectified linear unit in the case of softplus; the *softness* ``s =
+|a|`` takes the place of the opening there, and ``u = s w`` that of the input weights. The coordinates, and what the
+units compute in them, are those of `thalweg.symmetry.channel_atoms`; one number each, the *opening* s, says how far a
+channel is from its end. For two units
 
-    w = (w_i + w_j) / 2,   epsilon = |w_i - w_j| / 2,   Delta = (w_i - w_j) / (2 epsilon),
-    c = a_i + a_j,         a = epsilon (a_i - a_j),     v = a Delta
+    s = 1 / (a_i - a_j),   w = (w_i + w_j) / 2,   v = (w_i - w_j) (a_i - a_j) / 2,   c = a_i + a_j
 
-the pair's output is exactly
-
-    c / 2 (sigma(z + epsilon d) + sigma(z - epsilon d)) + (v.x) / 2 * integral of sigma'(z + epsilon d u) du
-
-for z = w.x, d = Delta.x and u from -1 to 1; at epsilon = 0 that is ``c sigma(w.x) + (v.x) sigma'(w.x)``. Nothing grows
-and nothing cancels. The loss is even in epsilon, so its gradient has nothing there along epsilon, and half its second
-derivative along epsilon is the h of ``L = L_infinity + h epsilon^2``: a minimum at infinity is a minimum with epsilon
-= 0 of this network.
+so that half the distance of the input weights is ``epsilon = s |v|``. The loss is even in s: its gradient has nothing
+there along s at the end, and half its second derivative is the h of ``L = L_infinity + h epsilon^2``, over ``|v|^2``: a
+minimum at infinity is a minimum with s = 0 of this network.
 
 Source: Martinelli, van Meegen, Simsek, Gerstner and Brea, Flat channels to infinity in neural loss landscapes (2025),
-arXiv 2506.14951; the integral in place of the difference quotient is ours.
+arXiv 2506.14951; the integrals in place of difference quotients, and the opening in place of epsilon, are ours.
 """
 
 from __future__ import annotations
@@ -24,140 +23,168 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from thalweg.foundation import InvalidInputError
-from thalweg.structure import ActivationFacts, DenseNetwork
+from thalweg.foundation import InvalidInputError, ParameterSpace
+from thalweg.structure import DenseNetwork
+from thalweg.symmetry.channel_atoms import Asymptotes, average, hardened, mean_slope, triple_atoms
+from thalweg.symmetry.channel_form import ChannelMap
 
-__all__ = ["ChannelNetwork", "Pairs"]
-
-_NODES = 8
-_SMALL = 0.125
-"""Up to this ``|epsilon d|`` the integral is taken by Gauss-Legendre quadrature, exact to rounding for functions whose
-singularities are a unit away; beyond, by the difference quotient, whose rounding errors grow by 8 only."""
+__all__ = ["ChannelNetwork", "Merging"]
 
 
-class Pairs(NamedTuple):
-    """The channels of one layer.
+class Merging(NamedTuple):
+    """How units of one layer merge: all that the coordinates of their channels depend on but the units themselves.
 
     Attributes:
         layer: number of the hidden layer.
-        units: ``(n, 2)``, the units i and j of each channel, all different.
-        largest: ``(n,)``, of the next layer, the unit on which each channel acts most: there v is read off, and the
-            pull on the others stands in relation to it.
+        sizes: of the channels, how many units each has: 1, 2 or 3, in this order.
+        largest: of the next layer, the unit on which each channel acts most: the pull on the others stands in relation
+            to it.
+        signs: of the pull on it, for channels of one and of three units; 1 for those of two, where v takes the sign.
     """
 
     layer: int
-    units: Int[Tensor, "n 2"]
-    largest: Int[Tensor, " n"]
+    sizes: tuple[int, ...]
+    largest: tuple[int, ...]
+    signs: tuple[float, ...]
+
+    @property
+    def alone(self) -> int:
+        """How many channels of one unit there are."""
+        return self.sizes.count(1)
+
+    @property
+    def pairs(self) -> int:
+        """How many channels of two units there are."""
+        return self.sizes.count(2)
+
+    @property
+    def triples(self) -> int:
+        """How many channels of three units there are."""
+        return self.sizes.count(3)
+
+    @staticmethod
+    def of_pairs(layer: int, largest: Sequence[int]) -> Merging:
+        """Channels of two units each."""
+        return Merging(layer, (2,) * len(largest), tuple(largest), (1.0,) * len(largest))
 
 
 class ChannelNetwork(nn.Module):
-    """A multilayer perceptron with some pairs of units in the coordinates of their channels.
+    """A multilayer perceptron with some units in the coordinates of their channels.
 
-    Units are numbered anew: those of no pair first, in their order, then one merged unit for each channel. Its inputs
-    are what enters the first layer of the network given (`DenseNetwork.features`).
+    Units are numbered anew: those of no channel first, in their order; then those alone in theirs; then w of each pair,
+    v of each; then m, p and q of each three. Its inputs are what enters the first layer of the network given
+    (`DenseNetwork.features`).
 
     Args:
         network: a perceptron with one row a sample, all of whose parameters are free and used once.
-        layer: number of the hidden layer.
-        channels: how many pairs of it.
-        largest: see `Pairs`.
+        merging: which units merge.
         shape: of one sample's output.
 
-    Parameters, by name: ``weight_k`` and ``bias_k`` of each layer k (merged units last: rows w, columns c); ``pull``
-    ``(n, d)``, the v of each channel, with a last column for the bias where there is one; ``share`` ``(n, q - 1)``, the
-    pull on the other units of the next layer relative to that on the largest; ``epsilon`` ``(n,)``.
+    Parameters, by name: ``weight_k`` and ``bias_k`` of each layer k. In the layer after that of the channels the
+    columns of each channel are all but its last: c of each pair; A_0, then A_1 of each three. The last is one (or minus
+    one) for the unit it acts on most, and ``share`` ``(n, q - 1)`` for the others; ``softness`` is s of the
+    channels of one unit, ``opening`` that of the others.
+
+    Raises:
+        InvalidInputError: for units or outputs that are not there, or an activation without asymptotes for a channel of
+            one unit.
     """
 
     _places: Tensor
     _largest: Tensor
-    _nodes: Tensor
-    _weights: Tensor
+    _signs: Tensor
 
-    def __init__(
-        self, network: DenseNetwork, layer: int, channels: int, largest: Sequence[int], shape: Sequence[int]
-    ) -> None:
+    def __init__(self, network: DenseNetwork, merging: Merging, shape: Sequence[int]) -> None:
         super().__init__()
-        self.layer, self.channels, self.shape = layer, channels, tuple(shape)
-        self.depth = len(network.layers)
+        self.merging, self.shape = merging, tuple(shape)
+        self.depth, layer, channels = len(network.layers), merging.layer, len(merging.sizes)
         self.activations = [one.activation for one in network.layers]
+        outputs = network.layers[layer + 1].out_features
+        _check(merging, network.layers[layer].out_features, outputs)
+        self.single = network.layers[layer].out_features - sum(merging.sizes)
         for k, one in enumerate(network.layers):
-            rows = one.out_features - (channels if k == layer else 0)
             columns = one.in_features - (channels if k == layer + 1 else 0)
-            self.register_parameter(f"weight_{k}", nn.Parameter(torch.zeros(rows, columns, dtype=torch.float64)))
-            bias = None if one.bias_coordinates is None else nn.Parameter(torch.zeros(rows, dtype=torch.float64))
-            self.register_parameter(f"bias_{k}", bias)
-        here, after = network.layers[layer], network.layers[layer + 1]
-        biased = here.bias_coordinates is not None
-        self.pull = nn.Parameter(torch.ones(channels, here.in_features + biased, dtype=torch.float64))
-        outputs = after.out_features
-        if not all(0 <= unit < outputs for unit in largest) or len(largest) != channels:
-            raise InvalidInputError(f"the next layer has {outputs} units; got {list(largest)} for {channels} channels")
-        self.share = nn.Parameter(torch.zeros(channels, outputs - 1, dtype=torch.float64)) if outputs > 1 else None
-        self.epsilon = nn.Parameter(torch.zeros(channels, dtype=torch.float64))
+            self.register_parameter(f"weight_{k}", _zeros(one.out_features, columns))
+            self.register_parameter(f"bias_{k}", None if one.bias_coordinates is None else _zeros(one.out_features))
+        self.share = _zeros(channels, outputs - 1) if outputs > 1 else None
+        self.softness = _zeros(merging.alone) if merging.alone else None
+        self.opening = _zeros(channels - merging.alone) if channels > merging.alone else None
+        self.asymptotes = Asymptotes.of(self.activations[layer]) if merging.alone else None
+        if merging.alone and self.asymptotes is None:
+            name = self.activations[layer].name
+            raise InvalidInputError(f"{name} has no sloping asymptotes: there are no channels of one unit")
         # where the shares of each channel go among the units of the next layer: its largest one has share 1
-        places = torch.stack([torch.tensor([u for u in range(outputs) if u != r], dtype=torch.int64) for r in largest])
-        self.register_buffer("_places", places)
-        self.register_buffer("_largest", torch.tensor(list(largest), dtype=torch.int64))
-        nodes, weights = np.polynomial.legendre.leggauss(_NODES)
-        self.register_buffer("_nodes", torch.tensor(nodes))
-        self.register_buffer("_weights", torch.tensor(weights) / 2)
+        self.register_buffer("_places", torch.tensor([[u for u in range(outputs) if u != r] for r in merging.largest]))
+        self.register_buffer("_largest", torch.tensor(merging.largest))
+        self.register_buffer("_signs", torch.tensor(merging.signs, dtype=torch.float64))
 
     def forward(self, x: Float[Tensor, "n d"]) -> Tensor:
         """The outputs, one row a sample."""
-        gated = x[:, :0]
+        pulls = x[:, :0]
         for k in range(self.depth):
             weight, bias = getattr(self, f"weight_{k}"), getattr(self, f"bias_{k}")
             z = x @ weight.T if bias is None else x @ weight.T + bias
-            if k == self.layer + 1:
-                z = z + gated @ self._pushes()
-            if k == self.layer:
-                x, gated = self._channel_layer(z, x)
+            if k == self.merging.layer + 1:
+                z = z + pulls @ self.pushes(self.share)
+            if k == self.merging.layer:
+                x, pulls = self._atoms(z)
             else:
                 x = self.activations[k](z)
         return x.reshape(-1, *self.shape)
 
-    def _channel_layer(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The units, and what the channels' gates let through."""
-        facts = self.activations[self.layer]
-        single = z.shape[1] - self.channels
-        middle = z[:, single:]
-        pull = self.pull[:, : x.shape[1]]
-        reach = x @ pull.T  # v.x
-        if self.pull.shape[1] > x.shape[1]:
-            reach = reach + self.pull[:, -1]
-        step = self.epsilon / self.pull.square().sum(1).sqrt()  # epsilon d = step * v.x
-        aside = step * reach
-        merged = (facts(middle + aside) + facts(middle - aside)) / 2
-        units = torch.cat([facts(z[:, :single]), merged], 1)
-        return units, reach * self._mean_slope(facts, middle, aside)
+    def output_map(self, space: ParameterSpace) -> ChannelMap | None:
+        """Its derivatives in closed form, where there is one hidden layer and no channel of three units."""
+        return ChannelMap(self, space) if ChannelMap.suits(self) else None
 
-    def _mean_slope(self, facts: ActivationFacts, z: Tensor, aside: Tensor) -> Tensor:
-        """The mean of sigma' between ``z - aside`` and ``z + aside``."""
-        near = aside.abs() <= _SMALL
-        inside = torch.where(near, aside, torch.zeros_like(aside))
-        points = z.unsqueeze(-1) + inside.unsqueeze(-1) * self._nodes
-        by_nodes = (slope_of(facts, points) * self._weights).sum(-1)
-        outside = torch.where(near, torch.ones_like(aside), aside)
-        by_ends = (facts(z + outside) - facts(z - outside)) / (2 * outside)
-        return torch.where(near, by_nodes, by_ends)
+    def _atoms(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """What the columns of the next layer multiply, and what the shares do."""
+        facts = self.activations[self.merging.layer]
+        alone, pairs, triples = self.merging.alone, self.merging.pairs, self.merging.triples
+        units, pulls, at = [facts(z[:, : self.single])], [], self.single + alone
+        if alone:
+            assert self.asymptotes is not None
+            assert self.softness is not None
+            pulls.append(hardened(facts, self.asymptotes, z[:, self.single : at], self.softness))
+        opening = z[0, :0] if self.opening is None else self.opening
+        if pairs:
+            w, v = z[:, at : at + 2 * pairs].split(pairs, 1)
+            aside = opening[:pairs] * v
+            units.append(average(facts, w, aside))
+            pulls.append(v * mean_slope(facts, w, aside))
+        if triples:
+            m, p, q = z[:, at + 2 * pairs :].split(triples, 1)
+            *others, last = triple_atoms(facts, m, p, q, opening[pairs:])
+            units += others
+            pulls.append(last)
+        return torch.cat(units, 1), torch.cat(pulls, 1)
 
-    def _pushes(self) -> Tensor:
-        """How each channel acts on the units of the next layer, ``(n, q)``."""
-        if self.share is None:
-            return torch.ones_like(self.epsilon).unsqueeze(1)
-        joined = torch.cat([torch.ones_like(self.epsilon).unsqueeze(1), self.share], 1)
+    def pushes(self, share: Float[Tensor, "*b n r"] | None) -> Float[Tensor, "*b n q"]:
+        """How each channel acts on the units of the next layer, given its shares."""
+        signs = self._signs.unsqueeze(1)
+        if share is None:
+            return signs
+        joined = torch.cat([signs.expand_as(share[..., :1]), share], -1)
         order = torch.cat([self._largest.unsqueeze(1), self._places], 1).argsort(1)
-        return joined.gather(1, order)
+        return joined.gather(-1, order.expand(*share.shape[:-2], -1, -1))
 
 
-def slope_of(facts: ActivationFacts, z: Tensor) -> Tensor:
-    """sigma'(z), differentiable itself."""
-    if facts.derivatives:
-        return facts.derivatives[0](z)
-    slope: Tensor = torch.func.jvp(facts.function, (z,), (torch.ones_like(z),))[1]
-    return slope
+def _zeros(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(*shape, dtype=torch.float64))
+
+
+def _check(merging: Merging, width: int, outputs: int) -> None:
+    channels = len(merging.sizes)
+    if list(merging.sizes) != sorted(merging.sizes) or not set(merging.sizes) <= {1, 2, 3} or not channels:
+        raise InvalidInputError(f"channels have one, two or three units, in this order; got {list(merging.sizes)}")
+    if sum(merging.sizes) > width:
+        raise InvalidInputError(f"{sum(merging.sizes)} units cannot be in channels of a layer of {width}")
+    if not all(0 <= unit < outputs for unit in merging.largest) or len(merging.largest) != channels:
+        raise InvalidInputError(
+            f"the next layer has {outputs} units; got {list(merging.largest)} for {channels} channels"
+        )
+    if len(merging.signs) != channels or not set(merging.signs) <= {1.0, -1.0}:
+        raise InvalidInputError(f"one sign, 1 or -1, is needed for each of {channels} channels; got {merging.signs}")

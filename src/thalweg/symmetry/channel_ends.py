@@ -1,0 +1,91 @@
+"""What a channel was found to end in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from thalweg.foundation import NotApplicableError, Told
+from thalweg.objectives import EmpiricalRisk
+
+__all__ = ["Channel", "ChannelEnd"]
+
+
+class ChannelEnd(Told):
+    """What lies at the end of a channel. `value` is the name people read, `sentence` says what it means."""
+
+    MINIMUM = ("minimum at infinity", "The loss falls along the channel towards a strict local minimum at its end.")
+    DEGENERATE = (
+        "level end",
+        "The loss falls towards a critical point at infinity, some of whose curvatures rounding hides.",
+    )
+    FINITE = ("finite minimum", "Following the valley led to a critical point with finite weights: no channel.")
+    UNRESOLVED = ("unresolved", "No end was found; the message says what happened.")
+
+
+@dataclass(frozen=True, eq=False)
+class Channel:
+    """What following a way to infinity in stable coordinates found.
+
+    Attributes:
+        end: what lies at the end.
+        value: the loss there; for a minimum at infinity its infimum along the channel.
+        gradient_norm: maximum norm in the stable coordinates.
+        layer: number of the hidden layer; None without candidates.
+        groups: the units of each channel, one, two or three (for an odd activation some perhaps with all their weights
+            negated, which is the same function).
+        epsilon: ``(n,)``, for each channel where it was entered half the distance of its (outer) units' input weights;
+            for a unit alone one over the size of these.
+        h: ``(n,)``, near the end the loss is ``value + sum h epsilon^2``, for a unit alone ``h epsilon``; NaN where
+            that is not at infinity.
+        theta: the end in the coordinates of `objective`, for a finite minimum in those of the network.
+        objective: the loss of the network in the coordinates of the channel; None without candidates.
+        entered_at: the loss where the way began.
+        message: one sentence with figures.
+    """
+
+    end: ChannelEnd
+    value: float
+    gradient_norm: float
+    layer: int | None
+    groups: tuple[tuple[int, ...], ...]
+    epsilon: Float[Tensor, " n"]
+    h: Float[Tensor, " n"]
+    theta: Float[Tensor, " Q"]
+    objective: EmpiricalRisk | None = field(repr=False)
+    entered_at: float
+    message: str
+
+    def network(self) -> nn.Module:
+        """The network at the end: for a minimum at infinity one with gated linear units, which has finite weights.
+
+        Raises:
+            NotApplicableError: where no end was found.
+        """
+        if self.objective is None or self.end in (ChannelEnd.FINITE, ChannelEnd.UNRESOLVED):
+            raise NotApplicableError(f"no end at infinity was found ({self.end.value}): there is no limit network")
+        return self.objective.network_at(self.theta)
+
+    @staticmethod
+    def none(theta: Float[Tensor, " P"], value: float) -> Channel:
+        """Where no units could be those of a channel."""
+        empty = theta.new_zeros(0)
+        told = "No units of a layer have nearly equal input weights and output weights that cancel."
+        return Channel(
+            ChannelEnd.UNRESOLVED, value, float("nan"), None, (), empty, empty.clone(), theta, None, value, told
+        )
+
+
+def named(layer: int, groups: tuple[tuple[int, ...], ...]) -> str:
+    """Units and layer, for a sentence."""
+    ends = ((", ".join(map(str, each[:-1])), str(each[-1])) for each in groups)
+    told = "; ".join(" and ".join(part for part in each if part) for each in ends)
+    return f"unit{'s' if sum(map(len, groups)) > 1 else ''} {told} of hidden layer {layer}"
+
+
+def figures(numbers: Tensor) -> str:
+    """A few digits of each."""
+    return ", ".join(f"{number:.6g}" for number in torch.atleast_1d(numbers).tolist())

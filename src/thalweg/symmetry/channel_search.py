@@ -1,0 +1,214 @@
+"""Searches in the coordinates of channels, and what lies where they end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from thalweg.objectives import restrict
+from thalweg.solvers import Solution, Status, minimize
+from thalweg.symmetry.channel_coordinates import from_channel, half_distances, opening_of, scales, to_channel
+from thalweg.symmetry.channel_ends import Channel, ChannelEnd, figures, named
+from thalweg.symmetry.channel_ground import Ground
+from thalweg.symmetry.channel_network import Merging
+
+__all__ = ["ChannelSearch"]
+
+_CLOSED = 1e-5
+"""An epsilon below this fraction of the input weights' size is tried as zero."""
+_ITERATIONS = 200
+_MARGIN = 1e-9
+"""No sample may lie nearer to the kink of a unit that has become hard, relative to the size of its features."""
+
+
+class ChannelSearch:
+    """Searches from some points, all of whose channels are of one kind.
+
+    Channels of one unit are closed from the beginning: what is on the other side of their end is another network. They
+    are at a minimum there if the loss rises as they open.
+
+    Args:
+        ground: the network.
+        merging: the channels.
+        units: ``(S, u)``, of which units.
+        rows: ``(S, P)``, weights of the network where each search begins.
+    """
+
+    def __init__(self, ground: Ground, merging: Merging, units: Int[Tensor, "S u"], rows: Float[Tensor, "S P"]) -> None:
+        self.ground, self.merging, self.units = ground, merging, units
+        self.form = ground.form(merging)
+        self.space = self.form.space
+        self.start = to_channel(ground.network, merging, units, rows, self.space)
+        self.entered = self.form.value(self.start)
+        self.softness = self.start[:, self.space.slice("softness")] if merging.alone else None
+        self.first = self._search(self.start)
+        self.closed = self._closed(self.first.theta)
+
+    def _search(self, theta: Tensor) -> Solution:
+        """Minimise from some points, units alone held at the end of their channels."""
+        if self.softness is None:
+            return minimize(self.form, theta, max_iterations=_ITERATIONS, progress=False)
+        held = restrict(self.form, [name for name in self.space.names if name != "softness"], 0 * theta[0])
+        found = minimize(held, held.embed(theta), max_iterations=_ITERATIONS, progress=False)
+        return replace(found, theta=held.project(found.theta))
+
+    def _closed(self, theta: Tensor) -> Bool[Tensor, "S n"]:
+        """Which channels are as good as closed."""
+        weight = self.space.unflatten(theta)[f"weight_{self.merging.layer}"]
+        alone, pairs, triples = self.merging.alone, self.merging.pairs, self.merging.triples
+        first = weight.shape[1] - sum(self.merging.sizes)
+        _, w_1, w_2, _, w_3, _ = weight.split([first, alone, pairs, pairs, triples, 2 * triples], 1)
+        size = torch.cat([torch.ones_like(w_1[..., 0]), torch.cat([w_2, w_3], 1).norm(dim=-1)], 1)
+        return half_distances(self.merging, theta, self.space) <= _CLOSED * size
+
+    def ends(self) -> list[Channel]:
+        """What lies at the end of each search."""
+        ends = [self._where_it_stopped(number) for number in range(len(self.start))]
+        rows = [k for k, one in enumerate(self.first.converged.tolist()) if one and bool(self.closed[k].any())]
+        if rows:
+            for number, end in zip(rows, self._at_infinity(rows), strict=True):
+                ends[number] = end
+        return ends
+
+    def led(self) -> dict[int, Tensor]:
+        """Where searches that found no end went, as weights, by number."""
+        theta = self.first.theta.clone()
+        if self.softness is not None:
+            theta[:, self.space.slice("softness")] = self.softness
+        shut = (opening_of(self.merging, theta, self.space) == 0).any(1)
+        open_ones = ~self.first.converged & ~shut & torch.isfinite(theta).all(1)
+        found = {}
+        for number in open_ones.nonzero().squeeze(1).tolist():
+            raw = self._weights(number, theta[number])
+            if bool(torch.isfinite(raw).all()):
+                found[number] = raw
+        return found
+
+    def _weights(self, number: int, theta: Tensor) -> Tensor:
+        """Of the network itself."""
+        return from_channel(self.ground.network, self.merging, self.units[number], theta.unsqueeze(0), self.space)[0]
+
+    def _where_it_stopped(self, number: int) -> Channel:
+        """A search that closed no channel."""
+        found, name = self.first[number], self._name(number)
+        if found.status is not Status.CONVERGED:
+            told = f"In the coordinates of {name}: {found.status.value}. {found.message}"
+            return self._channel(number, ChannelEnd.UNRESOLVED, found, told)
+        epsilon = half_distances(self.merging, found.theta.unsqueeze(0), self.space)[0]
+        told = f"{name} came to rest at epsilon = {figures(epsilon)}, where the weights are finite."
+        channel = self._channel(number, ChannelEnd.FINITE, found, told)
+        if bool(self.closed[number].any()):
+            return channel
+        return replace(channel, theta=self._weights(number, found.theta), objective=None)
+
+    def _at_infinity(self, rows: list[int]) -> list[Channel]:
+        """Points whose channels are exactly closed, searched once more from there."""
+        theta, closed = self._shut(self.first.theta[rows], self.closed[rows]), self.closed[rows]
+        again = self._search(theta)
+        stays = self._closed(again.theta) | ~closed
+        end = self._shut(again.theta, closed)
+        h, noise = self._rise(end)
+        return [
+            self._end_of(number, replace(again[k], theta=end[k]), closed[k], stays[k], h[k], noise[k])
+            for k, number in enumerate(rows)
+        ]
+
+    def _end_of(
+        self, number: int, found: Solution, closed: Tensor, stays: Tensor, h: Tensor, noise: Tensor
+    ) -> Channel:
+        name, alone = self._name(number), self.merging.alone
+        falls = (h < -noise)[:alone]
+        reason = ""
+        if found.status is not Status.CONVERGED:
+            reason = f"{found.status.value}. {found.message}"
+        elif not bool(stays.all()):
+            reason = "it opens again from there."
+        elif bool(falls.any()):
+            reason = f"the loss falls as a unit alone becomes soft again, by {figures(h[:alone])} epsilon."
+        elif float(found.value) > float(self.entered[number]) + 1e-12 * (1 + abs(float(found.value))):
+            reason = f"with {float(found.value):.10g} it lies above the {float(self.entered[number]):.10g} here."
+        elif not self._clear(found.theta):
+            reason = "a sample lies on the kink of a unit that has become hard."
+        if reason:
+            told = f"{name} closes, but its end is no minimum: {reason}"
+            return self._channel(number, ChannelEnd.UNRESOLVED, found, told)
+        triples = int(closed[len(closed) - self.merging.triples :].sum())
+        # at the end of a channel of three, where 2 A_1 p + 6 A_2 q is all that matters of these, one of them does not
+        level = max(0, int(found.undecided) - triples) + int((h.abs() <= noise)[:alone].sum())
+        told = (
+            f"{name}: the loss falls from {float(self.entered[number]):.10g} to {float(found.value):.10g} at "
+            f"infinity, h = {figures(h)}" + (f"; {level} curvatures are lost in rounding." if level else ".")
+        )
+        rises = bool((h > noise)[closed].all())
+        kind = ChannelEnd.MINIMUM if rises and not level else ChannelEnd.DEGENERATE
+        return replace(self._channel(number, kind, found, told), h=torch.where(closed, h, torch.nan))
+
+    def _shut(self, theta: Tensor, closed: Tensor) -> Tensor:
+        """With the openings of closed channels exactly zero."""
+        theta, alone = theta.clone(), self.merging.alone
+        if len(self.merging.sizes) > alone:
+            place = self.space.slice("opening")
+            theta[:, place] = torch.where(closed[:, alone:], 0.0, theta[:, place])
+        return theta
+
+    def _rise(self, end: Tensor) -> tuple[Float[Tensor, "k n"], Float[Tensor, "k n"]]:
+        """What h is of each channel, and the rounding noise of it for units alone."""
+        unit = scales(self.merging, end, self.space)
+        parts, noise = [], torch.zeros_like(unit)
+        found = self.form.evaluate(end, 2)
+        assert found.gradient is not None
+        assert found.hessian is not None
+        if self.merging.alone:
+            slope = found.gradient[:, self.space.slice("softness")]
+            parts.append(slope)
+            noise[:, : self.merging.alone] = 1e-12 * (1 + found.value.abs()).unsqueeze(1)
+        if len(self.merging.sizes) > self.merging.alone:
+            curvature = found.hessian.diagonal(dim1=1, dim2=2)[:, self.space.slice("opening")]
+            parts.append(curvature / 2 / unit[:, self.merging.alone :])
+        return torch.cat(parts, 1) / unit, noise / unit
+
+    def _clear(self, theta: Tensor) -> bool:
+        """Whether no sample lies on the kink of a unit that has become hard."""
+        if not self.merging.alone:
+            return True
+        return self.kink_distance(theta) > _MARGIN
+
+    def kink_distance(self, theta: Tensor) -> float:
+        """The least ``|u.x| / (|u| |x|)`` over units alone and samples that are not zero."""
+        named, x = self.space.unflatten(theta), self.form.inputs
+        for k in range(self.merging.layer):
+            z = x @ named[f"weight_{k}"].T
+            x = self.ground.network.layers[k].activation(z + named[f"bias_{k}"] if f"bias_{k}" in named else z)
+        rows = named[f"weight_{self.merging.layer}"]
+        if f"bias_{self.merging.layer}" in named:
+            x = torch.cat([x, x.new_ones(len(x), 1)], 1)
+            rows = torch.cat([rows, named[f"bias_{self.merging.layer}"].unsqueeze(1)], 1)
+        first = len(rows) - sum(self.merging.sizes)
+        rows = rows[first : first + self.merging.alone]
+        size = x.norm(dim=1, keepdim=True) * rows.norm(dim=1)
+        return float(torch.where(size > 0, (x @ rows.T).abs() / size, torch.inf).min())
+
+    def _groups(self, number: int) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(part.tolist()) for part in self.units[number].split(list(self.merging.sizes)))
+
+    def _name(self, number: int) -> str:
+        return named(self.merging.layer, self._groups(number))
+
+    def _channel(self, number: int, end: ChannelEnd, found: Solution, message: str) -> Channel:
+        epsilon = half_distances(self.merging, self.start[number : number + 1], self.space)[0]
+        return Channel(
+            end=end,
+            value=float(found.value),
+            gradient_norm=float(found.gradient_norm),
+            layer=self.merging.layer,
+            groups=self._groups(number),
+            epsilon=epsilon,
+            h=torch.full_like(epsilon, torch.nan),
+            theta=found.theta,
+            objective=self.form,
+            entered_at=float(self.entered[number]),
+            message=message[:1].upper() + message[1:],
+        )
