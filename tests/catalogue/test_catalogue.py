@@ -185,7 +185,7 @@ def test_an_empty_catalogue_gives_empty_tables_with_all_columns(place: str, tmp_
     with Catalogue(place) as catalogue:
         empty = [catalogue.objectives(), catalogue.surveys(), catalogue.runs(), catalogue.points()]
         files = catalogue.export(tmp_path / "out")
-        assert [pd.read_parquet(file).shape for file in files] == [(0, 12), (0, 14)]
+        assert [pd.read_parquet(file).shape for file in files] == [(0, 13), (0, 14)]
         survey = catalogue.open_survey(objective, {}, 4)
         progress = catalogue.progress(survey)
         assert (progress.seeds, progress.points, dict(progress.statuses)) == (0, 0, {})

@@ -63,7 +63,7 @@ def test_what_cannot_be_meant(place: str, message: str) -> None:
 def test_a_newer_layout_is_refused(place: str) -> None:
     with Catalogue(place) as catalogue:
         catalogue._storage.write(lambda c: c.execute(text("UPDATE thalweg_catalogue SET schema_version = 99")))
-    with pytest.raises(CatalogueError, match=r"layout 99, this version of thalweg knows 1: install a\s+newer one"):
+    with pytest.raises(CatalogueError, match=r"layout 99, this version of thalweg knows 2: install a\s+newer one"):
         Catalogue(place)
 
 

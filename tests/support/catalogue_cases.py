@@ -97,11 +97,11 @@ def ends(objective: Objective, theta: Tensor, statuses: list[Status] | None = No
     status, message = np.empty(count, object), np.empty(count, object)
     status[:], message[:] = statuses or [Status.CONVERGED] * count, [f"message {i}" for i in range(count)]
     fields: dict[str, Any] = {
+        "end": np.full(count, None, object),
         "value": objective.value(theta),
         "gradient_norm": torch.full((count,), 1e-10, dtype=theta.dtype),
         "gradient_floor": torch.full((count,), torch.inf, dtype=theta.dtype),
         "newton_decrement": torch.full((count,), torch.nan, dtype=theta.dtype),
-        "limit": torch.full((count,), torch.nan, dtype=theta.dtype),
         "index": torch.zeros(count, dtype=torch.int64),
         "undecided": torch.zeros(count, dtype=torch.int64),
         "iterations": torch.arange(count),

@@ -15,6 +15,7 @@ from thalweg.catalogue.blobs import from_blob
 from thalweg.catalogue.canonical import Symmetries, symmetries_of
 from thalweg.catalogue.export import targets_of, write_points, write_runs
 from thalweg.catalogue.frames import frame_of_objectives, frame_of_points, frame_of_runs, frame_of_surveys
+from thalweg.catalogue.limits import limit_of
 from thalweg.catalogue.merging import Judge
 from thalweg.catalogue.reading import (
     finished,
@@ -30,7 +31,7 @@ from thalweg.catalogue.storage import Storage
 from thalweg.catalogue.tables import objectives, points, runs, surveys
 from thalweg.foundation import InvalidInputError
 from thalweg.objectives import Objective
-from thalweg.solvers import Solution
+from thalweg.solvers import LimitPoint, Solution
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,8 +43,10 @@ class Catalogue:
     """Critical points found by surveys of many seeds, in an SQLite file or a PostgreSQL database.
 
     Every run is kept, with its final parameters. Runs that converged end at *points*: two of them at the same one if
-    their parameters are equal up to the symmetries of the network (`symmetries_of`) and their values agree. A batch of
-    runs is written in one transaction, whole or not at all, and any number of processes may write at the same time.
+    their parameters are equal up to the symmetries of the network (`symmetries_of`) and their values agree. So do runs
+    whose way to infinity a resolver followed to its end: limit points differ if what the network computes there does.
+    A batch of runs is written in one transaction, whole or not at all, and any number of processes may write at the
+    same time.
 
     Args:
         storage: a path, or a URL such as ``sqlite:///file.db``, ``postgresql+psycopg://user@host/name``; ``sqlite://``
@@ -203,6 +206,8 @@ class Catalogue:
     def theta(self, point: int) -> Float[Tensor, " P"]:
         """The parameters of a point, those of the run with the smallest gradient that ended there.
 
+        Those of a limit point are in coordinates of its own, see `limit_point`.
+
         Raises:
             InvalidInputError: if there is no such point.
         """
@@ -211,6 +216,18 @@ class Catalogue:
         if blob is None:
             raise InvalidInputError(f"there is no point {point} in {self._storage.name}; `points()` lists them")
         return from_blob(blob)
+
+    def limit_point(self, point: int) -> LimitPoint:
+        """A point at infinity; `thalweg.symmetry.limit_objective` makes a loss and a network of it.
+
+        Raises:
+            InvalidInputError: if there is no such point, or it is not at infinity.
+        """
+        query = select(points).where(points.c.id == int(point))
+        row = self._storage.read(lambda connection: connection.execute(query).one_or_none())
+        if row is None:
+            raise InvalidInputError(f"there is no point {point} in {self._storage.name}; `points()` lists them")
+        return limit_of(row)
 
     def thetas_of(self, survey: int) -> Float[Tensor, "k P"]:
         """The final parameters of all runs of a survey, converged or not, in the order of seeds (as `runs` gives them).

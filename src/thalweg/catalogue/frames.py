@@ -23,6 +23,7 @@ _POINT = (
     points.c.negative.label("index"),
     points.c.undecided,
     points.c.kind,
+    points.c.form.is_not(None).label("at_infinity"),
     points.c.multiplicity,
     points.c.first_survey,
     points.c.first_seed,
@@ -109,7 +110,8 @@ def frame_of_points(connection: Connection, objective: str | None) -> pd.DataFra
     if objective is not None:
         query = query.where(points.c.objective == objective)
     counts = ("point", "index", "undecided", "multiplicity", "first_survey", "first_seed")
-    return _frame(connection, query, integers=counts, reals=("value", "gradient_norm"))
+    frame = _frame(connection, query, integers=counts, reals=("value", "gradient_norm"))
+    return frame.astype({"at_infinity": "bool"})
 
 
 def _frame(

@@ -100,7 +100,10 @@ class Survey:
         counts = runs["point"].dropna().astype(int).value_counts()
         mine = everything[everything["point"].isin(counts.index)].copy()
         mine["multiplicity"] = mine["point"].map(counts).astype(int)
-        mine["smallest_eigenvalue"] = _smallest_eigenvalues(catalogue, objective, mine["point"].tolist())
+        here = ~mine["at_infinity"]
+        mine["smallest_eigenvalue"] = math.nan
+        numbers = mine["point"][here].tolist()
+        mine.loc[here, "smallest_eigenvalue"] = _smallest_eigenvalues(catalogue, objective, numbers)
         rows = catalogue.surveys(objective)
         settings = dict(rows[rows["survey"] == number].iloc[0]["settings"])
         return cls(
@@ -130,7 +133,7 @@ class Survey:
 
     @cached_property
     def levels(self) -> pd.DataFrame:
-        """The distinct values of converged runs, ascending: `value`, `points`, `runs`, `share`, `low`, `high`, `kind`.
+        """The distinct values of points, ascending: `value`, `points`, `runs`, `share`, `low`, `high`, `kind`.
 
         The share is that among all runs of the survey.
         """
@@ -165,13 +168,14 @@ class Survey:
             for kind, group in self.levels.groupby("kind")
         ]
         away = self.runs[self.runs["status"].isin([status.value for status in Status if status.escapes])]
+        away = away[away["point"].isna()]
         if len(away):
             rounded = away["value"].round(4).value_counts()
             series.append(stems("on the way to infinity (to 4 places)", rounded.index.to_numpy(), rounded.to_numpy()))
         caption = Caption(
             "Values of the distinct points where runs ended, and how many runs ended there.",
             self._on,
-            "Values as exact as rounding allows; runs on the way to infinity lie above their limit.",
+            "Values as exact as rounding allows, at infinity too; runs whose end is not known lie above it.",
         )
         runs = Axis("runs", scale="log" if self.progress.seeds > 50 else "linear")
         return Figure("Loss levels", caption, Axis("loss"), runs, series)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from thalweg.catalogue.blobs import from_blob
 from thalweg.catalogue.frames import frame_of_runs
+from thalweg.catalogue.limits import limit_of
 from thalweg.catalogue.records import Progress
-from thalweg.catalogue.tables import batches, objectives, runs, surveys
+from thalweg.catalogue.tables import batches, objectives, points, runs, surveys
 from thalweg.foundation import InvalidInputError
 from thalweg.solvers import Solution, Status
 
@@ -68,12 +69,16 @@ def solution_of(connection: Connection, survey: int) -> Solution:
     counts = ("index", "undecided", "iterations", "evaluations", "hessians")
     columns: dict[str, Any] = {name: torch.tensor(frame[name].to_numpy(np.float64)).to(theta) for name in reals}
     columns |= {name: torch.tensor(frame[name].to_numpy(np.int64)) for name in counts}
-    columns["limit"] = torch.full_like(columns["value"], torch.nan)  # of which the catalogue keeps the message only
     named = {status.value: status for status in Status}
     status, message = np.empty(len(frame), object), np.empty(len(frame), object)
     status[:], message[:] = [named[name] for name in frame["status"]], list(frame["message"])
+    mine = select(runs.c.point).where(runs.c.survey == survey)
+    limits = select(points).where(points.c.form.is_not(None), points.c.id.in_(mine))
+    known = {row.id: limit_of(row) for row in connection.execute(limits)}
+    end = np.empty(len(frame), object)
+    end[:] = [known.get(number) for number in frame["point"].astype(object).where(frame["point"].notna(), None)]
     seconds = sum(row.seconds for row in rows)
-    return Solution(theta, **columns, status=status, message=message, seconds=seconds, method=rows[0].method)
+    return Solution(theta, **columns, status=status, message=message, end=end, seconds=seconds, method=rows[0].method)
 
 
 def progress_of(connection: Connection, survey: int) -> Progress:
@@ -82,7 +87,8 @@ def progress_of(connection: Connection, survey: int) -> Progress:
     mine = runs.c.survey == survey
     many = select(func.count(), func.coalesce(func.sum(batches.c.seconds), 0.0)).where(batches.c.survey == survey)
     ended = select(runs.c.status, func.count()).where(mine).group_by(runs.c.status)
-    good = select(func.count(runs.c.point.distinct()), func.min(runs.c.value)).where(mine, runs.c.point.is_not(None))
+    good = select(func.count(points.c.id.distinct()), func.min(points.c.value)).join(runs, runs.c.point == points.c.id)
+    good = good.where(mine)
     count, seconds = connection.execute(many).one()
     statuses = sorted(connection.execute(ended).all(), key=lambda row: (-row[1], row[0]))
     distinct, best = connection.execute(good).one()

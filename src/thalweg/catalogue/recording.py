@@ -14,6 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from thalweg.catalogue.blobs import to_blob
 from thalweg.catalogue.canonical import default_tolerance
+from thalweg.catalogue.limits import distinct_limits, merge_limits
 from thalweg.catalogue.merging import Found, Judge, distinct_points, merge
 from thalweg.catalogue.records import Batch
 from thalweg.catalogue.storage import library_version, now
@@ -128,6 +129,7 @@ class Recording:
             )
         self._judge, self._survey, self._number, self._result = judge, survey, number, result
         self._found = distinct_points(judge, result.solution)
+        self._limits = distinct_limits(judge, result.solution)
 
     def __call__(self, connection: Connection) -> bool:
         """Write what is not there yet; False where all of it is."""
@@ -145,6 +147,8 @@ class Recording:
         first = int(self._result.seeds[0])
         left = [one for one in (_without(one, there) for one in self._found) if len(one.members)]
         ends = merge(connection, self._judge, left, self._result.solution, self._survey, first)
+        limits = [one for one in (one.without(there) for one in self._limits) if one.members]
+        ends |= merge_limits(connection, self._judge, limits, self._survey, first)
         connection.execute(batches.insert(), self._batch_row(there))
         connection.execute(runs.insert(), self._run_rows(there, ends))
         return True

@@ -15,7 +15,7 @@ from sqlalchemy import URL, Connection, Engine, StaticPool, create_engine, event
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 
 from thalweg.catalogue.records import CatalogueError
-from thalweg.catalogue.tables import SCHEMA, metadata, versions
+from thalweg.catalogue.tables import ADDED, SCHEMA, metadata, versions
 from thalweg.foundation import InvalidInputError, first_line
 
 __all__ = ["Storage", "library_version", "now"]
@@ -126,6 +126,9 @@ class Storage:
                 raise CatalogueError(f"{self.name} holds no catalogue; open it with create=True to make one")
             self.write(self._make)
         found = self.read(self._version)
+        if found is not None and found < SCHEMA:
+            self.write(self._upgrade)
+            found = self.read(self._version)
         if found != SCHEMA:
             raise CatalogueError(
                 f"the catalogue {self.name} has layout {found}, this version of thalweg knows {SCHEMA}: install a "
@@ -136,6 +139,16 @@ class Storage:
         if not inspect(connection).has_table(versions.name):
             return None
         return connection.scalar(select(versions.c.schema_version))
+
+    def _upgrade(self, connection: Connection) -> None:
+        """Add what an older layout lacks; nothing that is there changes."""
+        found = self._version(connection)  # another process may have been quicker
+        for layout, columns in ADDED.items():
+            if found is not None and found < layout:
+                for column in columns:
+                    kind = column.type.compile(dialect=connection.dialect)
+                    connection.execute(text(f"ALTER TABLE {column.table.name} ADD COLUMN {column.name} {kind}"))
+        connection.execute(versions.update().values(schema_version=SCHEMA))
 
     def _make(self, connection: Connection) -> None:
         if not self.is_sqlite:  # where two make the tables at once, the second waits and finds them

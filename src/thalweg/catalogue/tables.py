@@ -24,9 +24,9 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-__all__ = ["SCHEMA", "Real", "batches", "metadata", "objectives", "points", "runs", "surveys", "versions"]
+__all__ = ["ADDED", "SCHEMA", "Real", "batches", "metadata", "objectives", "points", "runs", "surveys", "versions"]
 
-SCHEMA = 1
+SCHEMA = 2
 """Number of this layout. A catalogue with a higher one was written by a newer version."""
 
 _Number = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows by itself for INTEGER only
@@ -130,6 +130,8 @@ points = Table(
     Column("first_seed", _Number, nullable=False),
     Column("invariant", Real, nullable=False),  # shared by all copies of a point: what they are found by
     Column("theta", LargeBinary, nullable=False),
+    Column("form", Text),  # of a limit point, JSON: which coordinates theta is in
+    Column("signature", LargeBinary),  # of a limit point: numbers that all its copies share
     Column("created", Moment, nullable=False),
     Index("points_by_invariant", "objective", "invariant"),
     Index("points_by_value", "objective", "value"),
@@ -155,3 +157,6 @@ runs = Table(
     Index("runs_by_point", "point"),
     Index("runs_by_status", "survey", "status"),
 )
+
+ADDED = {2: (points.c.form, points.c.signature)}
+"""Columns that came with a later layout; older catalogues get them when they are opened."""

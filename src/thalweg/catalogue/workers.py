@@ -24,7 +24,7 @@ from thalweg.catalogue.records import Batch
 from thalweg.foundation import InvalidInputError
 from thalweg.objectives import Objective
 from thalweg.solvers import Method, Resolver, Solution, minimize
-from thalweg.solvers.solution import tensor_fields
+from thalweg.solvers.solution import in_batch_shape, tensor_fields
 
 __all__ = ["InThisProcess", "Packed", "Search", "Task", "own_processes", "packed", "run_task"]
 
@@ -103,7 +103,12 @@ def _searched(objective: Objective, task: Task) -> Batch:
 
 
 def _on_cpu(solution: Solution) -> Solution:
-    return replace(solution, **{name: getattr(solution, name).detach().cpu() for name in tensor_fields()})
+    changes: dict[str, Any] = {name: getattr(solution, name).detach().cpu() for name in tensor_fields()}
+    ends = [
+        None if end is None else replace(end, theta=end.theta.detach().cpu(), signature=end.signature.detach().cpu())
+        for end in solution.ends
+    ]
+    return replace(solution, **changes, end=in_batch_shape(ends, solution.batch))
 
 
 def own_processes(workers: int) -> Callable[[], Executor]:

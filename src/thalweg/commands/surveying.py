@@ -72,7 +72,8 @@ def point_report(storage: str, point: int | None, survey_number: int | None) -> 
             row = points[points["point"] == point].iloc[0]
             objectives = catalogue.objectives()
             home = objectives[objectives["fingerprint"] == row["objective"]].iloc[0]
-            return _one_point(row, home, theta.tolist())
+            blocks = catalogue.limit_point(point).form["blocks"] if row["at_infinity"] else home["blocks"]
+            return _one_point(row, home, ParameterSpace(blocks), theta.tolist())
         if survey_number is not None:
             catalogue.progress(survey_number)
             runs = catalogue.runs(survey=survey_number)
@@ -87,12 +88,12 @@ def point_report(storage: str, point: int | None, survey_number: int | None) -> 
     return Report(f"{len(points):,} points", [Section("Lowest first", [Table(columns, rows, caption)])])
 
 
-def _one_point(row: pd.Series, home: pd.Series, theta: list[float]) -> Report:
+def _one_point(row: pd.Series, home: pd.Series, space: ParameterSpace, theta: list[float]) -> Report:
     facts = {name: row[name] for name in ("objective", "value", "gradient_norm", "index", "undecided", "kind")}
     facts |= {"runs that ended here": row["multiplicity"], "first found by": f"survey {row['first_survey']}"}
     facts["objective"] = f"{home['description']} ({row['objective'][:12]})"
     blocks = []
-    for block in ParameterSpace(home["blocks"]):
+    for block in space:
         text = ", ".join(f"{number:.6g}" for number in theta[block.slice][:_SHOWN])
         blocks.append((block.name, str(block.shape), text + (", ..." if block.size > _SHOWN else "")))
     return Report(

@@ -4,6 +4,7 @@ from thalweg.solvers.critical import find_critical_point
 from thalweg.solvers.flow import Trajectory, gradient_flow
 from thalweg.solvers.flow_method import GradientFlow
 from thalweg.solvers.lbfgs import LBFGS
+from thalweg.solvers.limit_point import LimitPoint
 from thalweg.solvers.loop import Snapshot
 from thalweg.solvers.method import Method
 from thalweg.solvers.minimize import Resolution, Resolved, Resolver, minimize
@@ -20,6 +21,7 @@ __all__ = [
     "IndexPreservingNewton",
     "LBFGS",
     "LevenbergMarquardt",
+    "LimitPoint",
     "Method",
     "NewtonCG",
     "NewtonMinres",

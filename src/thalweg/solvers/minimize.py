@@ -17,6 +17,7 @@ from thalweg.solvers.classify import Candidates, Ruling, rule_minimum
 from thalweg.solvers.classify_free import rule_minimum_free
 from thalweg.solvers.flow_method import GradientFlow
 from thalweg.solvers.lbfgs import LBFGS
+from thalweg.solvers.limit_point import LimitPoint
 from thalweg.solvers.loop import Callback, Limits, drive
 from thalweg.solvers.method import Method
 from thalweg.solvers.newton import LevenbergMarquardt, NewtonTrustRegion
@@ -45,13 +46,13 @@ class Resolved(NamedTuple):
     Attributes:
         status: what the start ended as.
         message: one sentence.
-        limit: the loss at the end of its way to infinity; NaN where it has none.
+        end: where its way to infinity ends; None where it has no end.
         theta: ``(P,)``, where it should rather have gone: a minimum nearby, from which the search is taken up again.
     """
 
     status: Status
     message: str
-    limit: float = float("nan")
+    end: LimitPoint | None = None
     theta: Float[Tensor, " P"] | None = None
 
 
@@ -185,10 +186,10 @@ def _resolved(
     answers = list(resolver(objective, some.theta, some))
     if len(answers) != len(open_ones):
         raise InvalidInputError(f"the resolver gave {len(answers)} answers for {len(open_ones)} starts")
-    limit, onward = solution.limit.reshape(-1).clone(), {}
+    ends, onward = solution.ends, {}
     for i, answer in zip(open_ones, answers, strict=True):
         if isinstance(answer, Resolved):
-            statuses[i], messages[i], limit[i] = answer.status, answer.message, answer.limit
+            statuses[i], messages[i], ends[i] = answer.status, answer.message, answer.end
             if answer.theta is not None:
                 onward[i] = answer.theta
         elif isinstance(answer, Status):
@@ -200,7 +201,7 @@ def _resolved(
         solution,
         status=in_batch_shape(statuses, batch),
         message=in_batch_shape(messages, batch),
-        limit=limit.reshape(batch),
+        end=in_batch_shape(ends, batch),
     )
     return _taken_up(solution, onward, go_on) if onward else solution
 
@@ -231,6 +232,7 @@ def _subset(solution: Solution, rows: list[int]) -> Solution:
     changes: dict[str, Any] = {
         "status": in_batch_shape([solution.statuses[i] for i in rows], batch),
         "message": in_batch_shape([solution.messages[i] for i in rows], batch),
+        "end": in_batch_shape([solution.ends[i] for i in rows], batch),
     }
     for name in tensor_fields():
         tensor = getattr(solution, name)

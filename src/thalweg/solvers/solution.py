@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from thalweg.foundation import InvalidInputError
+from thalweg.solvers.limit_point import LimitPoint
 from thalweg.solvers.status import Status
 
 __all__ = ["Solution"]
@@ -35,12 +36,12 @@ class Solution:
             whose curvature stands above rounding; NaN where no Hessian was taken at the end.
         index: number of Hessian eigenvalues below minus their rounding noise; -1 where the spectrum was not computed.
         undecided: number of eigenvalues within rounding noise of zero; -1 where the spectrum was not computed.
-        limit: the loss at the end of a way to infinity, where a resolver followed it; else NaN.
         iterations: of the method.
         evaluations: values and gradients computed.
         hessians: Hessians computed; for a matrix-free method, products with the Hessian.
         status: how each start ended, an object array of `Status`.
         message: one sentence each, with figures.
+        end: where each way to infinity ends that a resolver followed, an object array of `LimitPoint` and None.
         seconds: wall time of the whole batch.
         method: the method with its settings.
         seed: that of the random starts, None where starts were given.
@@ -53,12 +54,12 @@ class Solution:
     newton_decrement: Float[Tensor, "*b"]
     index: Int[Tensor, "*b"]
     undecided: Int[Tensor, "*b"]
-    limit: Float[Tensor, "*b"]
     iterations: Int[Tensor, "*b"]
     evaluations: Int[Tensor, "*b"]
     hessians: Int[Tensor, "*b"]
     status: Any
     message: Any
+    end: Any
     seconds: float
     method: str
     seed: int | None = None
@@ -84,6 +85,17 @@ class Solution:
         """The messages of all starts in one flat list."""
         return [self.message] if isinstance(self.message, str) else list(self.message.ravel())
 
+    @property
+    def ends(self) -> list[LimitPoint | None]:
+        """The ends at infinity of all starts in one flat list."""
+        return list(self.end.ravel()) if isinstance(self.end, np.ndarray) else [self.end]
+
+    @property
+    def limit(self) -> Float[Tensor, "*b"]:
+        """The loss at the end of a way to infinity, where a resolver followed it; else NaN."""
+        values = [float("nan") if end is None else end.value for end in self.ends]
+        return torch.tensor(values, dtype=self.value.dtype, device=self.value.device).reshape(self.batch)
+
     def __len__(self) -> int:
         return self.value.numel()
 
@@ -95,7 +107,11 @@ class Solution:
         count = len(self)
         if not -count <= number < count:
             raise InvalidInputError(f"there is no start {number}: this solution holds {count}")
-        changes: dict[str, Any] = {"status": self.statuses[number], "message": self.messages[number]}
+        changes: dict[str, Any] = {
+            "status": self.statuses[number],
+            "message": self.messages[number],
+            "end": self.ends[number],
+        }
         for name in tensor_fields():
             tensor = getattr(self, name)
             changes[name] = tensor.reshape(count, -1)[number] if name == "theta" else tensor.reshape(-1)[number]
@@ -147,7 +163,7 @@ class Solution:
 
 
 def tensor_fields() -> list[str]:
-    plain = {"status", "message", "seconds", "method", "seed"}
+    plain = {"status", "message", "end", "seconds", "method", "seed"}
     return [field.name for field in fields(Solution) if field.name not in plain]
 
 

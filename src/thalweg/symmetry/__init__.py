@@ -2,7 +2,7 @@
 
 from thalweg.symmetry.channel_ends import Channel, ChannelEnd
 from thalweg.symmetry.channel_network import ChannelNetwork, Merging
-from thalweg.symmetry.channels import channel_resolver, resolve_channel, resolve_channels
+from thalweg.symmetry.channels import channel_resolver, limit_objective, resolve_channel, resolve_channels
 
 __all__ = [
     "Channel",
@@ -10,6 +10,7 @@ __all__ = [
     "ChannelNetwork",
     "Merging",
     "channel_resolver",
+    "limit_objective",
     "resolve_channel",
     "resolve_channels",
 ]

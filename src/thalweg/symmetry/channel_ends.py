@@ -10,8 +10,13 @@ from torch import Tensor, nn
 
 from thalweg.foundation import NotApplicableError, Told
 from thalweg.objectives import EmpiricalRisk
+from thalweg.solvers import LimitPoint
+from thalweg.symmetry.channel_network import ChannelNetwork
 
 __all__ = ["Channel", "ChannelEnd"]
+
+_NUMBERS = 64
+"""Outputs by which the ends of two channels are compared."""
 
 
 class ChannelEnd(Told):
@@ -43,6 +48,7 @@ class Channel:
             that is not at infinity.
         theta: the end in the coordinates of `objective`, for a finite minimum in those of the network.
         objective: the loss of the network in the coordinates of the channel; None without candidates.
+        undecided: number of curvatures lost in rounding there.
         entered_at: the loss where the way began.
         message: one sentence with figures.
     """
@@ -56,6 +62,7 @@ class Channel:
     h: Float[Tensor, " n"]
     theta: Float[Tensor, " Q"]
     objective: EmpiricalRisk | None = field(repr=False)
+    undecided: int
     entered_at: float
     message: str
 
@@ -65,9 +72,33 @@ class Channel:
         Raises:
             NotApplicableError: where no end was found.
         """
+        return self._form.network_at(self.theta)
+
+    def limit_point(self) -> LimitPoint:
+        """The end as solutions and catalogues keep it; two of them are the same if the networks compute the same.
+
+        Raises:
+            NotApplicableError: where no end was found.
+        """
+        form = self._form
+        assert isinstance(form.model, ChannelNetwork)
+        count = form.n_samples
+        some = torch.linspace(0, count - 1, min(count, max(1, _NUMBERS // form.n_outputs))).long()
+        return LimitPoint(
+            value=self.value,
+            gradient_norm=self.gradient_norm,
+            undecided=self.undecided,
+            kind=self.end.value,
+            theta=self.theta,
+            form={**form.model.merging._asdict(), "blocks": [[block.name, list(block.shape)] for block in form.space]},
+            signature=form.outputs(self.theta)[some].flatten(),
+        )
+
+    @property
+    def _form(self) -> EmpiricalRisk:
         if self.objective is None or self.end in (ChannelEnd.FINITE, ChannelEnd.UNRESOLVED):
             raise NotApplicableError(f"no end at infinity was found ({self.end.value}): there is no limit network")
-        return self.objective.network_at(self.theta)
+        return self.objective
 
     @staticmethod
     def none(theta: Float[Tensor, " P"], value: float) -> Channel:
@@ -75,7 +106,7 @@ class Channel:
         empty = theta.new_zeros(0)
         told = "No units of a layer have nearly equal input weights and output weights that cancel."
         return Channel(
-            ChannelEnd.UNRESOLVED, value, float("nan"), None, (), empty, empty.clone(), theta, None, value, told
+            ChannelEnd.UNRESOLVED, value, float("nan"), None, (), empty, empty.clone(), theta, None, -1, value, told
         )
 
 

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.foundation import InvalidInputError, NotApplicableError
-from thalweg.objectives import Objective, as_theta
-from thalweg.solvers import Resolution, Resolved, Solution, Status
+from thalweg.objectives import EmpiricalRisk, Objective, as_theta
+from thalweg.solvers import LimitPoint, Resolution, Resolved, Solution, Status
 from thalweg.solvers.starts import checked_starts
 from thalweg.structure import DenseNetwork
 from thalweg.symmetry.channel_coordinates import merging_of
@@ -21,7 +21,7 @@ from thalweg.symmetry.channel_network import Merging
 from thalweg.symmetry.channel_picks import Pick, candidates, picks
 from thalweg.symmetry.channel_search import ChannelSearch
 
-__all__ = ["channel_resolver", "resolve_channel", "resolve_channels"]
+__all__ = ["channel_resolver", "limit_objective", "resolve_channel", "resolve_channels"]
 
 _ROUNDS = 5
 _SOME = 256
@@ -115,12 +115,40 @@ def channel_resolver(objective: Objective, theta: Float[Tensor, "k P"], found: S
         if found.statuses[row] is Status.CONVERGED and not _lower(end, float(found.value[row])):
             continue
         if end.end in (ChannelEnd.MINIMUM, ChannelEnd.DEGENERATE):
-            answers[row] = Resolved(Status.CHANNEL, f"{end.end.value}: {end.message}", limit=end.value)
+            answers[row] = Resolved(Status.CHANNEL, f"{end.end.value}: {end.message}", end=end.limit_point())
         elif end.end is ChannelEnd.FINITE:
             answers[row] = Resolved(found.statuses[row], end.message, theta=end.theta)
         else:
             answers[row] = found.statuses[row], f"{found.messages[row]} Unresolved: {end.message}"
     return answers
+
+
+def limit_objective(objective: Objective, end: LimitPoint) -> EmpiricalRisk:
+    """The loss in the coordinates of an end at infinity, of which ``end.theta`` is a point.
+
+    Args:
+        objective: of which the end was found, by `channel_resolver` or `resolve_channel`.
+        end: from ``Solution.end`` or a catalogue.
+
+    Returns:
+        The loss; its ``network_at(end.theta)`` is the limit network, an ordinary module.
+
+    Raises:
+        NotApplicableError: where the objective has no channels.
+        InvalidInputError: for an end of another network.
+    """
+    form = end.form
+    try:
+        sizes, largest, signs = (tuple(form[name]) for name in ("sizes", "largest", "signs"))
+        merging = Merging(form["layer"], sizes, largest, signs)
+    except KeyError as missing:
+        raise InvalidInputError(f"{end!r} is no end of a channel: it does not say {missing}") from None
+    found = ground_of(objective, merging.layer).form(merging)
+    if found.space.size != end.theta.numel():
+        raise InvalidInputError(
+            f"{end!r} has {end.theta.numel()} parameters, the channels of this network {found.space.size}"
+        )
+    return found
 
 
 def _lower(end: Channel, value: float) -> bool:
