@@ -2,6 +2,7 @@
 
 from thalweg.symmetry.channel_ends import Channel, ChannelEnd
 from thalweg.symmetry.channel_network import ChannelNetwork, Merging
+from thalweg.symmetry.channel_path import ChannelPath, ChannelRates, channel_path, channel_rates, jump
 from thalweg.symmetry.channels import channel_resolver, limit_objective, resolve_channel, resolve_channels
 from thalweg.symmetry.dense_module import DenseModule
 from thalweg.symmetry.duplication import Duplication, Signs, duplicate
@@ -10,12 +11,17 @@ __all__ = [
     "Channel",
     "ChannelEnd",
     "ChannelNetwork",
+    "ChannelPath",
+    "ChannelRates",
     "DenseModule",
     "Duplication",
     "Merging",
     "Signs",
+    "channel_path",
+    "channel_rates",
     "channel_resolver",
     "duplicate",
+    "jump",
     "limit_objective",
     "resolve_channel",
     "resolve_channels",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from thalweg.foundation import NotApplicableError, Told
 from thalweg.objectives import EmpiricalRisk
 from thalweg.solvers import LimitPoint
+from thalweg.symmetry.channel_ground import Ground
 from thalweg.symmetry.channel_network import ChannelNetwork
 
 __all__ = ["Channel", "ChannelEnd"]
@@ -48,6 +49,7 @@ class Channel:
             that is not at infinity.
         theta: the end in the coordinates of `objective`, for a finite minimum in those of the network.
         objective: the loss of the network in the coordinates of the channel; None without candidates.
+        ground: the network that the channel is in; None without candidates.
         undecided: number of curvatures lost in rounding there.
         entered_at: the loss where the way began.
         message: one sentence with figures.
@@ -62,6 +64,7 @@ class Channel:
     h: Float[Tensor, " n"]
     theta: Float[Tensor, " Q"]
     objective: EmpiricalRisk | None = field(repr=False)
+    ground: Ground | None = field(repr=False)
     undecided: int
     entered_at: float
     message: str
@@ -105,9 +108,8 @@ class Channel:
         """Where no units could be those of a channel."""
         empty = theta.new_zeros(0)
         told = "No units of a layer have nearly equal input weights and output weights that cancel."
-        return Channel(
-            ChannelEnd.UNRESOLVED, value, float("nan"), None, (), empty, empty.clone(), theta, None, -1, value, told
-        )
+        nan, nobody = float("nan"), (empty, empty.clone())
+        return Channel(ChannelEnd.UNRESOLVED, value, nan, None, (), *nobody, theta, None, None, -1, value, told)
 
 
 def named(layer: int, groups: tuple[tuple[int, ...], ...]) -> str:

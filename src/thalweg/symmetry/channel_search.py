@@ -209,6 +209,7 @@ class ChannelSearch:
             h=torch.full_like(epsilon, torch.nan),
             theta=found.theta,
             objective=self.form,
+            ground=self.ground,
             undecided=int(found.undecided),
             entered_at=float(self.entered[number]),
             message=message[:1].upper() + message[1:],

@@ -21,7 +21,7 @@ from thalweg.symmetry.channel_network import Merging
 from thalweg.symmetry.channel_picks import Pick, candidates, picks
 from thalweg.symmetry.channel_search import ChannelSearch
 
-__all__ = ["channel_resolver", "limit_objective", "resolve_channel", "resolve_channels"]
+__all__ = ["channel_resolver", "checked_pick", "limit_objective", "resolve_channel", "resolve_channels"]
 
 _ROUNDS = 5
 _SOME = 256
@@ -74,7 +74,7 @@ def resolve_channels(
         raise InvalidInputError(f"points (S, {objective.space.size}) are needed, got {tuple(rows.shape)}")
     found: list[Channel | None] = [None] * len(rows)
     if groups is not None:
-        pick = _checked_pick(ground, layer, groups)
+        pick = checked_pick(ground, layer, groups)
         _solve(ground, rows, dict.fromkeys(range(len(rows)), pick), found)
     else:
         _follow(ground, rows.clone(), found)
@@ -156,7 +156,12 @@ def _lower(end: Channel, value: float) -> bool:
     return end.end in (ChannelEnd.MINIMUM, ChannelEnd.DEGENERATE) and end.value < value
 
 
-def _checked_pick(ground: Ground, layer: int | None, groups: Sequence[Sequence[int]]) -> Pick:
+def checked_pick(ground: Ground, layer: int | None, groups: Sequence[Sequence[int]]) -> Pick:
+    """Channels that were named by a user.
+
+    Raises:
+        InvalidInputError: for units that are not there, or without a layer.
+    """
     if layer is None:
         raise InvalidInputError("say which hidden layer the units belong to: layer=0 is the first")
     width = ground.network.layers[layer].out_features
