@@ -174,6 +174,8 @@ def __getattr__(name: str) -> Any:
     """Import a public name or a room on first use."""
     if name in _ROOMS:
         return importlib.import_module(f"{__name__}.{name}")
+    if name == "certify":
+        importlib.import_module(f"{__name__}.symmetry")  # it brings a certifier of its own, to be asked like the others
     if name in _HOME:
         value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
         globals()[name] = value  # the next access does not come here

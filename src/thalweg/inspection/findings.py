@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from thalweg.certificates import Certificate
 from thalweg.display import Level, format_number
-from thalweg.inspection.proofs import best_gap
+from thalweg.inspection.proofs import best_gap, way_to_infinity
 from thalweg.inspection.records import Curvature, Finding, Forecast, Noise, Pace, Point, Units
 from thalweg.inspection.verdict import Kind
 
@@ -64,8 +64,8 @@ def collect_findings(evidence: Evidence) -> tuple[Finding, ...]:
     Args:
         evidence: what was measured.
     """
-    makers = (_best_step, _proved, _floor, _step_size, _slow, _curves_down, _noise, _cut_off, _silent_units, _kinks)
-    found = [finding for make in makers for finding in make(evidence)]
+    steps = (_channel, _best_step, _proved, _floor, _step_size, _slow, _curves_down)
+    found = [finding for make in (*steps, _noise, _cut_off, _silent_units, _kinks) for finding in make(evidence)]
     order = {"bad": 0, "warn": 1, "ok": 2}
     return tuple(sorted(found, key=lambda finding: order[finding.level]))
 
@@ -82,7 +82,25 @@ def _from_to(before: float, after: float) -> str:
     return f"from {format_number(before, digits)} to {format_number(after, digits)}"
 
 
+def _channel(e: Evidence) -> list[Finding]:
+    found = way_to_infinity(e.certificates)
+    if found is None:
+        return []
+    limit, units = found.evidence["limit"], found.evidence["units"]
+    assert isinstance(limit, float)
+    there = "It stands on" if e.kind is Kind.CHANNEL else "From here leads"
+    text = (
+        f"{there} a way to infinity: {units} change ever more while the loss falls "
+        f"{_from_to(e.point.value, limit)}, which it reaches at no finite weights."
+    )
+    advice = "More training gains no more. Take the network at the end, or forbid large weights by weight decay."
+    code = "channel = tw.symmetry.resolve_channel(objective, verdict.theta)\nlimit = channel.network()"
+    return [Finding("warn", text, advice, code)]
+
+
 def _best_step(e: Evidence) -> list[Finding]:
+    if e.kind is Kind.CHANNEL:
+        return []  # however many steps are taken, what there is to gain lies at infinity
     verified = [step for step in e.steps if step.verified]
     if not verified:
         if e.kind is not Kind.NOT_STATIONARY or not e.steps:

@@ -10,8 +10,17 @@ from thalweg.certificates import Certificate, ClaimKind, Outcome
 from thalweg.certificates import Level as Rigour
 from thalweg.display import Item, Level, Notice, Paragraph, Section, Table, format_number
 from thalweg.inspection.verdict import Kind
+from thalweg.symmetry import ChannelToInfinity
 
-__all__ = ["best_gap", "best_lower_bound", "proof_records", "proof_sections", "refutation", "settle"]
+__all__ = [
+    "best_gap",
+    "best_lower_bound",
+    "proof_records",
+    "proof_sections",
+    "refutation",
+    "settle",
+    "way_to_infinity",
+]
 
 _ORDER = (
     ClaimKind.NOT_A_MINIMUM,
@@ -62,12 +71,28 @@ def settle(
         stationary: whether the gradient counts as zero; without that a proof that no minimum is here makes no saddle.
     """
     proof = refutation(certificates)
+    channel = way_to_infinity(certificates)
+    if channel is not None and kind is not Kind.SADDLE and (kind is not Kind.NOT_STATIONARY or _at_the_bottom(channel)):
+        return Kind.CHANNEL, (channel.claim, *(reasons if kind is Kind.CHANNEL else ()))
     if proof is None or kind in (Kind.NOT_STATIONARY, Kind.SADDLE):
         return kind, (*reasons, *_confirmed(kind, certificates))
     if kind is Kind.UNDECIDED:
         return (Kind.SADDLE, (proof.claim,)) if stationary else (kind, reasons)
     text = f"the spectrum speaks for a {kind.value}, but {proof.claim} ({proof.level.value if proof.level else ''})"
     return Kind.UNDECIDED, (text, *reasons)
+
+
+def way_to_infinity(certificates: Sequence[Certificate]) -> Certificate | None:
+    """The certificate that the loss falls along a channel; None without one."""
+    return next((c for c in certificates if c.established and c.name == ChannelToInfinity.name), None)
+
+
+def _at_the_bottom(channel: Certificate) -> bool:
+    """Whether the point has hardly more loss than the channel's own bottom has there."""
+    excess, rise = channel.evidence["excess"], channel.evidence["rise"]
+    assert isinstance(excess, float)
+    assert isinstance(rise, float)
+    return excess <= 2 * rise
 
 
 def _confirmed(kind: Kind, certificates: Sequence[Certificate]) -> Iterator[str]:

@@ -1,5 +1,6 @@
 """How the minima of one network are related: channels to infinity, units taken several times."""
 
+from thalweg.symmetry.channel_certificate import ChannelToInfinity
 from thalweg.symmetry.channel_ends import Channel, ChannelEnd
 from thalweg.symmetry.channel_network import ChannelNetwork, Merging
 from thalweg.symmetry.channel_path import ChannelPath, ChannelRates, channel_path, channel_rates, jump
@@ -13,6 +14,7 @@ __all__ = [
     "ChannelNetwork",
     "ChannelPath",
     "ChannelRates",
+    "ChannelToInfinity",
     "DenseModule",
     "Duplication",
     "Merging",

@@ -77,6 +77,14 @@ class Channel:
         """
         return self._form.network_at(self.theta)
 
+    @property
+    def rise(self) -> float:
+        """What the expansion at the end gives for the loss above it, where the channels were entered."""
+        assert self.objective is not None
+        assert isinstance(self.objective.model, ChannelNetwork)
+        sizes = torch.tensor(self.objective.model.merging.sizes, device=self.h.device)
+        return float((self.h * torch.where(sizes == 1, self.epsilon, self.epsilon.square())).nansum())
+
     def limit_point(self) -> LimitPoint:
         """The end as solutions and catalogues keep it; two of them are the same if the networks compute the same.
 

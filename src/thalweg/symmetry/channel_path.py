@@ -37,7 +37,7 @@ from thalweg.symmetry.channel_network import ChannelNetwork, Merging
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ChannelPath", "ChannelRates", "channel_path", "channel_rates", "jump"]
+__all__ = ["ChannelPath", "ChannelRates", "channel_path", "channel_rates", "jump", "weights_within"]
 
 _ITERATIONS = 100
 
@@ -260,8 +260,22 @@ def jump(
     return from_channel(ground.network, merging, units, inner, form.space)[0]
 
 
-def _end(channel: Channel) -> tuple[EmpiricalRisk, Merging]:
-    if channel.end is not ChannelEnd.MINIMUM or channel.objective is None:
+def weights_within(channel: Channel, factor: float) -> Float[Tensor, " P"]:
+    """Weights of the network near the end of a channel, its openings those where it was entered times a factor."""
+    form, merging = _end(channel, level=True)
+    inner = channel.theta.clone().unsqueeze(0)
+    openings = factor * channel.epsilon / scales(merging, inner, form.space)[0]
+    alone = merging.alone
+    for name, part in (("softness", openings[:alone]), ("opening", openings[alone:])):
+        if name in form.space:
+            place = form.space.slice(name)
+            inner[:, place] = torch.where(inner[:, place] == 0, part, inner[:, place])
+    return _raw(channel, inner)[0]
+
+
+def _end(channel: Channel, *, level: bool = False) -> tuple[EmpiricalRisk, Merging]:
+    good = (ChannelEnd.MINIMUM, ChannelEnd.DEGENERATE) if level else (ChannelEnd.MINIMUM,)
+    if channel.end not in good or channel.objective is None:
         raise NotApplicableError(f"a minimum at infinity is needed, this channel's end is: {channel.end.value}")
     assert isinstance(channel.objective.model, ChannelNetwork)
     return channel.objective, channel.objective.model.merging
@@ -273,7 +287,7 @@ def _risk(channel: Channel) -> EmpiricalRisk:
 
 
 def _raw(channel: Channel, inner: Float[Tensor, "k Q"]) -> Float[Tensor, "k P"]:
-    form, merging = _end(channel)
+    form, merging = _end(channel, level=True)
     assert channel.ground is not None
     units = torch.tensor([unit for group in channel.groups for unit in group], device=inner.device)
     return from_channel(channel.ground.network, merging, units, inner, form.space)

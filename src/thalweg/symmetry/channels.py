@@ -18,10 +18,17 @@ from thalweg.symmetry.channel_coordinates import merging_of
 from thalweg.symmetry.channel_ends import Channel, ChannelEnd
 from thalweg.symmetry.channel_ground import Ground, ground_of
 from thalweg.symmetry.channel_network import Merging
-from thalweg.symmetry.channel_picks import Pick, candidates, picks
+from thalweg.symmetry.channel_picks import Candidate, Pick, candidates, picks
 from thalweg.symmetry.channel_search import ChannelSearch
 
-__all__ = ["channel_resolver", "checked_pick", "limit_objective", "resolve_channel", "resolve_channels"]
+__all__ = [
+    "channel_resolver",
+    "checked_pick",
+    "likely_channels",
+    "limit_objective",
+    "resolve_channel",
+    "resolve_channels",
+]
 
 _ROUNDS = 5
 _SOME = 256
@@ -156,6 +163,22 @@ def _lower(end: Channel, value: float) -> bool:
     return end.end in (ChannelEnd.MINIMUM, ChannelEnd.DEGENERATE) and end.value < value
 
 
+def likely_channels(objective: Objective, theta: Float[Tensor, " P"]) -> list[Candidate]:
+    """Units that could be those of a channel, the likeliest first.
+
+    Raises:
+        NotApplicableError: where channels cannot be.
+    """
+    ground = ground_of(objective)
+    return candidates(ground.network, ground.layers, theta, _some_features(ground))
+
+
+def _some_features(ground: Ground) -> Float[Tensor, "n d"]:
+    count = ground.risk.n_samples
+    some = torch.linspace(0, count - 1, min(count, _SOME)).long()
+    return ground.network.features(ground.risk.inputs)[some]
+
+
 def checked_pick(ground: Ground, layer: int | None, groups: Sequence[Sequence[int]]) -> Pick:
     """Channels that were named by a user.
 
@@ -183,8 +206,7 @@ def checked_pick(ground: Ground, layer: int | None, groups: Sequence[Sequence[in
 def _follow(ground: Ground, rows: Tensor, found: list[Channel | None]) -> None:
     """Try the likeliest channel of each point, then, from where that led, what is likeliest there, or more channels."""
     tried: list[set[Pick]] = [set() for _ in rows]
-    some = torch.linspace(0, ground.risk.n_samples - 1, min(ground.risk.n_samples, _SOME)).long()
-    features = ground.network.features(ground.risk.inputs)[some]
+    features = _some_features(ground)
     for _ in range(_ROUNDS):
         open_rows = [k for k, one in enumerate(found) if one is None or one.end is ChannelEnd.UNRESOLVED]
         chosen = {}
