@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -37,8 +38,13 @@ def rosenbrock(width: int) -> tw.EmpiricalRisk:
 
 
 def run() -> str:
-    """All parts."""
-    return "\n\n".join([_times(), _survey("flow"), _survey("newton"), *(_four(width) for width in FEW), _real()])
+    """All parts, told as they come."""
+    parts = []
+    surveys = [partial(_survey, method) for method in ("flow", "newton")]
+    for make in (_times, surveys[0], *(partial(_four, width) for width in FEW), _real, surveys[1]):
+        parts.append(make())
+        print(parts[-1], flush=True)
+    return "\n\n".join(parts)
 
 
 def _times() -> str:
@@ -60,7 +66,7 @@ def _times() -> str:
         f"minutes)."
     )
     wide = _eight()
-    theta = tw.minimize(wide, random_starts(wide.space, 64, 0), max_iterations=100, progress=False).theta
+    theta = tw.minimize(wide, random_starts(wide.space, 64, 0), max_iterations=300, progress=False).theta
     begun = time.perf_counter()
     together = resolve_channels(wide, theta)
     batch = time.perf_counter() - begun

@@ -158,11 +158,19 @@ def _one_three(layer: int, three: tuple[int, ...], negated: frozenset[int], w: T
 
 
 def picks(found: list[Candidate]) -> Iterator[Pick]:
-    """All strong candidates; then the likeliest, the two likeliest of its layer that share no unit, ...; the next."""
+    """What merges strongly, all at once; that with what is hard; then one by one.
+
+    The likeliest first, then the two likeliest of its layer that share no unit, and so on; then the next alone. Units
+    that are hard come after those that merge: a pair of coordinates too many does no harm, but a unit that is held at
+    its asymptotes, and should not be, costs a long search between the kinks.
+    """
     strong = [one for one in found if one.unlike < STRONG]
     for layer in dict.fromkeys(one.layer for one in strong):
-        *_, last = _growing([one for one in strong if one.layer == layer])
-        yield last
+        here = [one for one in strong if one.layer == layer]
+        for some in ([one for one in here if len(one.units) > 1], here):
+            if some:
+                *_, last = _growing(some)
+                yield last
     for start in range(min(len(found), MOST)):
         for number, pick in enumerate(_growing([one for one in found[start:] if one.layer == found[start].layer]), 1):
             yield pick

@@ -19,7 +19,9 @@ __all__ = ["ChannelSearch"]
 
 _CLOSED = 1e-5
 """An epsilon below this fraction of the input weights' size is tried as zero."""
-_ITERATIONS = 200
+_ITERATIONS = 150
+_HELD_ITERATIONS = 80
+"""With units held at their asymptotes a search that has not converged by then turns round between kinks."""
 _MARGIN = 1e-9
 """No sample may lie nearer to the kink of a unit that has become hard, relative to the size of its features."""
 
@@ -52,7 +54,7 @@ class ChannelSearch:
         if self.softness is None:
             return minimize(self.form, theta, max_iterations=_ITERATIONS, progress=False)
         held = restrict(self.form, [name for name in self.space.names if name != "softness"], 0 * theta[0])
-        found = minimize(held, held.embed(theta), max_iterations=_ITERATIONS, progress=False)
+        found = minimize(held, held.embed(theta), max_iterations=_HELD_ITERATIONS, progress=False)
         return replace(found, theta=held.project(found.theta))
 
     def _closed(self, theta: Tensor) -> Bool[Tensor, "S n"]:
