@@ -31,7 +31,7 @@ def test_at_the_bottom_of_a_channel(epsilon: float) -> None:
     lower = proof.evidence["theta"]
     assert float(risk.value(path.theta[0]) - risk.value(lower)) >= proof.bound
     assert verdict.reasons[0] == proof.claim
-    assert "It stands on a way to infinity: units 0 and 1 of hidden layer 0" in verdict.findings[0].text
+    assert "It stands on a way to infinity, the channel of units 0 and 1 of hidden layer 0" in verdict.findings[0].text
     assert not any("There is more to gain" in finding.text for finding in verdict.findings)
     told = json.dumps(verdict.to_dict()) if hasattr(verdict, "to_dict") else str(verdict)
     assert "channel to infinity" in told

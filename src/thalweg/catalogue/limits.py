@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from jaxtyping import Float
 from sqlalchemy import Connection, Row, select
-from torch import Tensor
 
 from thalweg.catalogue.blobs import from_blob, to_blob
 from thalweg.catalogue.merging import Judge
@@ -39,7 +37,7 @@ def distinct_limits(judge: Judge, solution: Solution) -> list[FoundLimit]:
     for place, end in enumerate(solution.ends):
         if end is None:
             continue
-        known = next((k for k, one in enumerate(found) if _same(judge, one.end, end.value, end.signature)), None)
+        known = next((k for k, one in enumerate(found) if _same(judge, one.end, end)), None)
         if known is None:
             found.append(FoundLimit(end, (place,)))
         else:
@@ -95,11 +93,12 @@ def limit_of(row: Row[Any]) -> LimitPoint:
     )
 
 
-def _same(judge: Judge, one: LimitPoint, value: float, signature: Float[Tensor, " k"]) -> bool:
-    if abs(one.value - value) > judge.value_error(value) or one.signature.shape != signature.shape:
+def _same(judge: Judge, one: LimitPoint, other: LimitPoint) -> bool:
+    if one.kind != other.kind or one.signature.shape != other.signature.shape:
         return False
-    apart = (one.signature - signature).abs().max()
-    return bool(apart <= judge.tolerance * (1 + signature.abs().max()))
+    apart = (one.signature - other.signature).abs().max()
+    alike = bool(apart <= judge.tolerance * (1 + other.signature.abs().max()))
+    return alike and abs(one.value - other.value) <= judge.value_error(other.value)
 
 
 def _search(connection: Connection, judge: Judge, end: LimitPoint) -> Row[Any] | None:
@@ -110,7 +109,7 @@ def _search(connection: Connection, judge: Judge, end: LimitPoint) -> Row[Any] |
         points.c.value.between(end.value - spread, end.value + spread),
     )
     rows = connection.execute(query.order_by(points.c.id)).all()
-    return next((row for row in rows if _same(judge, limit_of(row), end.value, end.signature)), None)
+    return next((row for row in rows if _same(judge, limit_of(row), end)), None)
 
 
 def _measured(end: LimitPoint) -> dict[str, Any]:

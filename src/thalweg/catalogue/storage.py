@@ -142,13 +142,16 @@ class Storage:
 
     def _upgrade(self, connection: Connection) -> None:
         """Add what an older layout lacks; nothing that is there changes."""
+        if not self.is_sqlite:  # of two that open it at once the second finds it done
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _CREATION_LOCK})
         found = self._version(connection)  # another process may have been quicker
         for layout, columns in ADDED.items():
             if found is not None and found < layout:
                 for column in columns:
                     kind = column.type.compile(dialect=connection.dialect)
                     connection.execute(text(f"ALTER TABLE {column.table.name} ADD COLUMN {column.name} {kind}"))
-        connection.execute(versions.update().values(schema_version=SCHEMA))
+        older = versions.c.schema_version < SCHEMA
+        connection.execute(versions.update().where(older).values(schema_version=SCHEMA))
 
     def _make(self, connection: Connection) -> None:
         if not self.is_sqlite:  # where two make the tables at once, the second waits and finds them

@@ -90,11 +90,13 @@ def _channel(e: Evidence) -> list[Finding]:
     assert isinstance(limit, float)
     there = "It stands on" if e.kind is Kind.CHANNEL else "From here leads"
     text = (
-        f"{there} a way to infinity: {units} change ever more while the loss falls "
+        f"{there} a way to infinity, the channel of {units}: along it the loss falls "
         f"{_from_to(e.point.value, limit)}, which it reaches at no finite weights."
     )
     advice = "More training gains no more. Take the network at the end, or forbid large weights by weight decay."
     code = "channel = tw.symmetry.resolve_channel(objective, verdict.theta)\nlimit = channel.network()"
+    if e.module:
+        code = f"objective = tw.EmpiricalRisk(model, loss, inputs, targets)\n{code}"
     return [Finding("warn", text, advice, code)]
 
 

@@ -72,7 +72,7 @@ def settle(
     """
     proof = refutation(certificates)
     channel = way_to_infinity(certificates)
-    if channel is not None and kind is not Kind.SADDLE and (kind is not Kind.NOT_STATIONARY or _at_the_bottom(channel)):
+    if channel is not None and kind is not Kind.SADDLE and (kind is Kind.CHANNEL or _at_the_bottom(channel)):
         return Kind.CHANNEL, (channel.claim, *(reasons if kind is Kind.CHANNEL else ()))
     if proof is None or kind in (Kind.NOT_STATIONARY, Kind.SADDLE):
         return kind, (*reasons, *_confirmed(kind, certificates))
@@ -92,7 +92,7 @@ def _at_the_bottom(channel: Certificate) -> bool:
     excess, rise = channel.evidence["excess"], channel.evidence["rise"]
     assert isinstance(excess, float)
     assert isinstance(rise, float)
-    return excess <= 2 * rise
+    return 0 < excess <= 2 * rise
 
 
 def _confirmed(kind: Kind, certificates: Sequence[Certificate]) -> Iterator[str]:

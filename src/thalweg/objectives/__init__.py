@@ -1,6 +1,7 @@
 """What is minimised: losses as functions of one flat parameter vector."""
 
 from thalweg.objectives.barriers import MergePenalty, NormBarrier
+from thalweg.objectives.by_outputs import OutputMap, OwnDerivatives
 from thalweg.objectives.capabilities import Capability, require
 from thalweg.objectives.convert import as_theta, find_risk, load_into_model
 from thalweg.objectives.gaussian_kernels import (
@@ -35,7 +36,9 @@ __all__ = [
     "NormBarrier",
     "LossFacts",
     "Objective",
+    "OutputMap",
     "OutputObjective",
+    "OwnDerivatives",
     "Penalty",
     "PopulationRisk",
     "RestrictedObjective",

@@ -1,27 +1,28 @@
 """Derivatives of a loss from those of the outputs, for a model that brings its own.
 
-A model whose Jacobian and second derivatives are known in closed form says so by a method ``output_map(space)`` that
-returns an `OutputMap`, or None. `ByOutputs` makes of it what the closed forms of perceptrons are: with e the gradient
-of the loss in the outputs and B its second derivative there, the Hessian is ``J^T B J + sum e f''``.
+A model whose Jacobian and second derivatives are known in closed form says so by deriving from `OwnDerivatives`: its
+method ``output_map(space)`` returns an `OutputMap`, or None. `ByOutputs` makes of it what the closed forms of
+perceptrons are: with e the gradient of the loss in the outputs and B its second derivative there, the Hessian is
+``J^T B J + sum e f''``.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thalweg.foundation import Cost
+from thalweg.foundation import Cost, ParameterSpace
 from thalweg.objectives.perceptron import OutputLoss
 from thalweg.structure import ActivationFacts
 
-__all__ = ["ByOutputs", "OutputMap"]
+__all__ = ["ByOutputs", "OutputMap", "OwnDerivatives"]
 
 
-@runtime_checkable
 class OutputMap(Protocol):
     """The outputs of a model and their derivatives, for S parameter vectors and n samples.
 
@@ -51,6 +52,14 @@ class OutputMap(Protocol):
 
     def chosen(self, table: Tensor, dim: int) -> Tensor:
         """What belongs to theta, along one dimension."""
+
+
+class OwnDerivatives(ABC):
+    """A module that brings closed forms of its derivatives."""
+
+    @abstractmethod
+    def output_map(self, space: ParameterSpace) -> OutputMap | None:
+        """Its outputs and their derivatives as functions of these parameters; None where it has no closed forms."""
 
 
 class ByOutputs:

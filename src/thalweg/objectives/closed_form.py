@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.foundation import Cost, current_limit, plan_passes
-from thalweg.objectives.by_outputs import ByOutputs
+from thalweg.objectives.by_outputs import ByOutputs, OwnDerivatives
 from thalweg.objectives.output_losses import OutputLosses
 from thalweg.objectives.outputs import Piece
 from thalweg.objectives.paths import AGREEMENT
@@ -47,11 +47,11 @@ def closed_form(risk: EmpiricalRisk) -> ClosedForm | None:
 
 def _own_form(risk: EmpiricalRisk) -> ClosedForm | None:
     """That of a model that brings its derivatives itself."""
-    bring = getattr(risk.model, "output_map", None)
-    if bring is None or risk.forward is not None or not isinstance(risk.inputs, Tensor):
+    model, inputs = risk.model, risk.inputs
+    if not isinstance(model, OwnDerivatives) or risk.forward is not None or not isinstance(inputs, Tensor):
         return None
-    outputs = bring(risk.space)
-    return None if outputs is None else ClosedForm(risk, ByOutputs(outputs), risk.inputs)
+    outputs = model.output_map(risk.space)
+    return None if outputs is None else ClosedForm(risk, ByOutputs(outputs), inputs)
 
 
 def _suits(risk: EmpiricalRisk, network: DenseNetwork) -> bool:

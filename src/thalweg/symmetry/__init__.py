@@ -1,5 +1,6 @@
 """How the minima of one network are related: channels to infinity, units taken several times."""
 
+from thalweg.symmetry.channel_bottom import channel_bottom
 from thalweg.symmetry.channel_certificate import ChannelToInfinity
 from thalweg.symmetry.channel_ends import Channel, ChannelEnd
 from thalweg.symmetry.channel_network import ChannelNetwork, Merging
@@ -19,6 +20,7 @@ __all__ = [
     "Duplication",
     "Merging",
     "Signs",
+    "channel_bottom",
     "channel_path",
     "channel_rates",
     "channel_resolver",

@@ -59,7 +59,7 @@ class Asymptotes(NamedTuple):
 
     @staticmethod
     def of(facts: ActivationFacts) -> Asymptotes | None:
-        """Those of an activation that has them, and has not all slopes zero; else None."""
+        """Those of an activation that has them, with a bend between them and not all slopes zero; else None."""
         ends = torch.tensor([-1e3, 1e3, -1e6, 1e6], dtype=torch.float64)
         slopes = slope_of(facts, ends)
         levels = facts(ends) - slopes * ends
@@ -67,6 +67,8 @@ class Asymptotes(NamedTuple):
         if not same or not torch.allclose(levels[:2], levels[2:], atol=1e-8) or not bool(slopes[:2].any()):
             return None
         (low, high), (below, above) = slopes[:2].tolist(), levels[:2].tolist()
+        if low == high and abs(below - above) < 1e-8:
+            return None  # affine from far: nothing becomes sharp
         return Asymptotes((low, high), (below, above))
 
     def at(self, z: Tensor) -> tuple[Tensor, Tensor]:

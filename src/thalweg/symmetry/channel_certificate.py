@@ -84,7 +84,7 @@ class ChannelToInfinity(Certifier):
         evidence: dict[str, Tensor | float | str] = {
             "theta": lower.theta,
             "limit": found.value,
-            "excess": found.entered_at - found.value,
+            "excess": float(ground_of(case.objective).risk.value(case.theta)) - found.value,
             "rise": found.rise,
             "h": found.h,
             "epsilon": found.epsilon,

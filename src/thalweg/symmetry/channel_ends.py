@@ -28,6 +28,10 @@ class ChannelEnd(Told):
         "level end",
         "The loss falls towards a critical point at infinity, some of whose curvatures rounding hides.",
     )
+    SADDLE = (
+        "saddle at infinity",
+        "A critical point at infinity from which the loss falls; `way_out` is where it curves down most.",
+    )
     FINITE = ("finite minimum", "Following the valley led to a critical point with finite weights: no channel.")
     UNRESOLVED = ("unresolved", "No end was found; the message says what happened.")
 
@@ -53,6 +57,8 @@ class Channel:
         undecided: number of curvatures lost in rounding there.
         entered_at: the loss where the way began.
         message: one sentence with figures.
+        way_out: ``(Q,)``, of a saddle the direction of its most negative curvature, in the coordinates of `objective`;
+            None for other ends.
     """
 
     end: ChannelEnd
@@ -68,9 +74,12 @@ class Channel:
     undecided: int
     entered_at: float
     message: str
+    way_out: Float[Tensor, " Q"] | None = field(default=None, repr=False)
 
     def network(self) -> nn.Module:
         """The network at the end: for a minimum at infinity one with gated linear units, which has finite weights.
+
+        It takes what enters the first layer of the network given: inputs flattened and scaled as that one does it.
 
         Raises:
             NotApplicableError: where no end was found.

@@ -32,8 +32,8 @@ class Ground(NamedTuple):
         """The loss of the network with channels of one layer in stable coordinates."""
         risk, network = self.risk, self.network
         shape = risk.structured_outputs(risk.initial.new_zeros(1, risk.n_outputs)).shape[1:]
-        module = ChannelNetwork(network, merging, shape).to(risk.dtype)
-        return risk.with_model(module, network.features(risk.inputs).to(risk.dtype))
+        module = ChannelNetwork(network, merging, shape).to(risk.device, risk.dtype)
+        return risk.with_model(module, network.features(risk.inputs).to(risk.device, risk.dtype))
 
 
 def ground_of(objective: Objective, layer: int | None = None) -> Ground:

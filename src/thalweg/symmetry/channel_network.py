@@ -28,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from thalweg.foundation import InvalidInputError, ParameterSpace
+from thalweg.objectives import OwnDerivatives
 from thalweg.structure import DenseNetwork
 from thalweg.symmetry.channel_atoms import Asymptotes, average, hardened, mean_slope, triple_atoms
 from thalweg.symmetry.channel_form import ChannelMap
@@ -72,7 +73,7 @@ class Merging(NamedTuple):
         return Merging(layer, (2,) * len(largest), tuple(largest), (1.0,) * len(largest))
 
 
-class ChannelNetwork(nn.Module):
+class ChannelNetwork(nn.Module, OwnDerivatives):
     """A multilayer perceptron with some units in the coordinates of their channels.
 
     Units are numbered anew: those of no channel first, in their order; then those alone in theirs; then w of each pair,
@@ -149,7 +150,7 @@ class ChannelNetwork(nn.Module):
             assert self.asymptotes is not None
             assert self.softness is not None
             pulls.append(hardened(facts, self.asymptotes, z[:, self.single : at], self.softness))
-        opening = z[0, :0] if self.opening is None else self.opening
+        opening = z.new_zeros(0) if self.opening is None else self.opening
         if pairs:
             w, v = z[:, at : at + 2 * pairs].split(pairs, 1)
             aside = opening[:pairs] * v

@@ -85,7 +85,7 @@ class ChannelRates(NamedTuple):
 
 
 def channel_rates(channel: Channel) -> list[ChannelRates]:
-    """The rates of each channel of two units at a minimum at infinity, in the order of ``channel.groups``.
+    """The rates of each channel of two units that closes at a minimum at infinity, in the order of ``channel.groups``.
 
     Raises:
         NotApplicableError: where the end is no minimum at infinity, or there is no channel of two units.
@@ -103,6 +103,8 @@ def channel_rates(channel: Channel) -> list[ChannelRates]:
     pulls = named["share"].square().sum(1).add(1).sqrt() if "share" in space else theta.new_ones(len(merging.sizes))
     found = []
     for k in range(merging.pairs):
+        if bool(torch.isnan(channel.h[merging.alone + k])):
+            continue
         place = rows[first + k]
         if f"bias_{layer}" in space:
             place = torch.cat([place, places[space.slice(f"bias_{layer}")][first + k : first + k + 1]])
@@ -119,7 +121,7 @@ class ChannelPath:
 
     Attributes:
         limit: the loss at infinity.
-        opening: ``(k,)``, what the openings were multiplied by.
+        opening: ``(k, n)``, s of each channel.
         epsilon: ``(k, n)``, of each channel.
         value: ``(k,)``, the loss.
         theta: ``(k, P)``, weights of the network itself.
@@ -129,7 +131,7 @@ class ChannelPath:
     """
 
     limit: float
-    opening: Float[Tensor, " k"]
+    opening: Float[Tensor, "k n"]
     epsilon: Float[Tensor, "k n"]
     value: Float[Tensor, " k"]
     theta: Float[Tensor, "k P"]
@@ -168,7 +170,8 @@ def channel_path(channel: Channel, epsilons: Sequence[float]) -> ChannelPath:
 
     Args:
         channel: from `resolve_channel`, a minimum at infinity.
-        epsilons: of the first channel, as it would be with the v of the end; all other openings keep their proportion.
+        epsilons: of each channel that closes, as it would be with the v of the end; of channels that do not close the
+            openings stay as they are at the end.
 
     Raises:
         NotApplicableError: where the end is no minimum at infinity, or a unit alone has become hard there.
@@ -182,10 +185,10 @@ def channel_path(channel: Channel, epsilons: Sequence[float]) -> ChannelPath:
         raise InvalidInputError(f"epsilons are positive numbers, got {list(epsilons)}")
     space, place = form.space, form.space.slice("opening")
     unit = scales(merging, channel.theta.unsqueeze(0), space)[0]
-    states = [channel.theta]
+    states, closed = [channel.theta], channel.theta[place] == 0
     for epsilon in wanted.flip(0):  # from the end outwards, each from the one before
         origin = states[-1].clone()
-        origin[place] = epsilon / unit
+        origin[place] = torch.where(closed, epsilon / unit, origin[place])
         held = restrict(form, [name for name in space.names if name != "opening"], origin)
         found = minimize(held, held.embed(origin), max_iterations=_ITERATIONS, progress=False)
         if not bool(found.converged):
@@ -198,7 +201,7 @@ def channel_path(channel: Channel, epsilons: Sequence[float]) -> ChannelPath:
     apart = torch.stack([(form.outputs(state) - outputs).square().mean().sqrt() for state in inner])
     return ChannelPath(
         limit=channel.value,
-        opening=wanted,
+        opening=inner[:, place],
         epsilon=half_distances(merging, inner, space),
         value=form.value(inner),
         theta=raw,
@@ -241,7 +244,7 @@ def jump(
     >>> tw.symmetry.jump(risk, torch.tensor([2.2, 1.8, 5.0, -3.0], dtype=torch.float64), [(0, 1)])
     tensor([ 2.1000,  1.9000,  9.0000, -7.0000], dtype=torch.float64)
     """
-    from thalweg.symmetry.channels import checked_pick  # it resolves what is entered here
+    from thalweg.symmetry.channels import checked_pick, with_negated, with_signs  # they lead here
 
     if not factor > 0:
         raise InvalidInputError(f"an opening is multiplied by a positive factor, got {factor}")
@@ -249,7 +252,8 @@ def jump(
     if batch != torch.Size([]):
         raise InvalidInputError(f"one parameter vector is needed, got a batch {tuple(batch)}")
     ground = ground_of(objective, layer)
-    pick = checked_pick(ground, layer, groups)
+    pick = with_signs(ground, checked_pick(ground, layer, groups), points[0])
+    points = with_negated(ground.network, pick, points[0]).unsqueeze(0)
     units = torch.tensor(pick.units, device=points.device)
     merging = merging_of(ground.network, layer, pick.sizes, units, points[0])
     form = ground.form(merging)
@@ -257,7 +261,7 @@ def jump(
     for name in ("softness", "opening"):
         if name in form.space:
             inner[:, form.space.slice(name)] *= factor
-    return from_channel(ground.network, merging, units, inner, form.space)[0]
+    return with_negated(ground.network, pick, from_channel(ground.network, merging, units, inner, form.space)[0])
 
 
 def weights_within(channel: Channel, factor: float) -> Float[Tensor, " P"]:

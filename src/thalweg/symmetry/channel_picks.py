@@ -82,7 +82,7 @@ def candidates(
         near = _near_pairs(network, layer, row)
         found += [one for one, opposed in near if opposed > OPPOSED]
         found += _threes(network, layer, row, [one for one, _ in near])
-        found += _hard(network, layer, z)
+        found += _hard(network, layer, z, outgoing_of(network, layer, row.unsqueeze(0))[0])
     return sorted(found)
 
 
@@ -94,7 +94,7 @@ def _arguments(network: DenseNetwork, row: Tensor, x: Tensor) -> Iterator[Float[
         x = layer.activation(z)
 
 
-def _hard(network: DenseNetwork, layer: int, z: Tensor) -> list[Candidate]:
+def _hard(network: DenseNetwork, layer: int, z: Tensor, outgoing: Tensor) -> list[Candidate]:
     """Units that are as good as their asymptotes: they have a sharp bend, or are linear for all samples."""
     facts = network.layers[layer].activation
     asymptotes = Asymptotes.of(facts)
@@ -103,8 +103,9 @@ def _hard(network: DenseNetwork, layer: int, z: Tensor) -> list[Candidate]:
     slope, level = asymptotes.at(z)
     values = facts(z)
     apart = (values - slope * z - level).square().mean(0) / values.square().mean(0).clamp(min=1e-300)
+    counts = (outgoing != 0).any(1).tolist()  # a unit that gives nothing does not matter, hard or soft
     scores = enumerate(apart.sqrt().tolist())
-    return [Candidate(score, layer, (unit,), frozenset()) for unit, score in scores if score < HARD]
+    return [Candidate(score, layer, (unit,), frozenset()) for unit, score in scores if score < HARD and counts[unit]]
 
 
 def _near_pairs(network: DenseNetwork, layer: int, row: Tensor) -> list[tuple[Candidate, float]]:
@@ -133,7 +134,9 @@ def _threes(network: DenseNetwork, layer: int, row: Tensor, pairs: list[Candidat
         signs[frozenset(one.units)].append(bool(one.negated))
     w, a = incoming_of(network, layer, row.unsqueeze(0))[0], outgoing_of(network, layer, row.unsqueeze(0))[0]
     found = []
-    for three in combinations(sorted({unit for pair in signs for unit in pair}), 3):
+    units = {unit for pair in signs for unit in pair}
+    triangles = {tuple(sorted((*pair, third))) for pair in signs for third in units - pair}
+    for three in sorted(triangles):
         sides = [signs.get(frozenset(pair)) for pair in combinations(three, 2)]
         if any(side is None for side in sides):
             continue

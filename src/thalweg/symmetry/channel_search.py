@@ -19,6 +19,10 @@ __all__ = ["ChannelSearch"]
 
 _CLOSED = 1e-5
 """An epsilon below this fraction of the input weights' size is tried as zero."""
+_SIDEWAYS = 1e-4
+"""Two units that pull less than this part of what they give together are alike, and in no channel."""
+_SOFTER = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
+"""Parts of the softness where a channel was entered at which its end must not be undercut."""
 _ITERATIONS = 150
 _HELD_ITERATIONS = 80
 """With units held at their asymptotes a search that has not converged by then turns round between kinks."""
@@ -59,12 +63,18 @@ class ChannelSearch:
 
     def _closed(self, theta: Tensor) -> Bool[Tensor, "S n"]:
         """Which channels are as good as closed."""
-        weight = self.space.unflatten(theta)[f"weight_{self.merging.layer}"]
+        named = self.space.unflatten(theta)
+        weight, columns = named[f"weight_{self.merging.layer}"], named[f"weight_{self.merging.layer + 1}"].mT
         alone, pairs, triples = self.merging.alone, self.merging.pairs, self.merging.triples
         first = weight.shape[1] - sum(self.merging.sizes)
-        _, w_1, w_2, _, w_3, _ = weight.split([first, alone, pairs, pairs, triples, 2 * triples], 1)
-        size = torch.cat([torch.ones_like(w_1[..., 0]), torch.cat([w_2, w_3], 1).norm(dim=-1)], 1)
-        return half_distances(self.merging, theta, self.space) <= _CLOSED * size
+        _, w_1, w_2, v, w_3, p, _ = weight.split([first, alone, pairs, pairs, triples, triples, triples], 1)
+        middle = torch.cat([w_2, w_3], 1).norm(dim=-1)
+        near = half_distances(self.merging, theta, self.space)[:, alone:] <= _CLOSED * middle
+        # epsilon = s |v| is small as well where v vanishes: two units that are alike, with finite weights
+        _, c, flat, _ = columns.split([first, pairs, triples, triples], 1)
+        sideways, sum_ = torch.cat([v, p], 1).norm(dim=-1), torch.cat([c, flat], 1).norm(dim=-1)
+        near &= sideways > _SIDEWAYS * sum_ * middle
+        return torch.cat([torch.ones_like(w_1[..., 0], dtype=torch.bool), near], 1)
 
     def ends(self) -> list[Channel]:
         """What lies at the end of each search."""
@@ -122,16 +132,20 @@ class ChannelSearch:
         self, number: int, found: Solution, closed: Tensor, stays: Tensor, h: Tensor, noise: Tensor
     ) -> Channel:
         name, alone = self._name(number), self.merging.alone
-        falls = (h < -noise)[:alone]
+        falls = (h < -noise)[closed]
         reason = ""
         if found.status is not Status.CONVERGED:
             reason = f"{found.status.value}. {found.message}"
         elif not bool(stays.all()):
             reason = "it opens again from there."
         elif bool(falls.any()):
-            reason = f"the loss falls as a unit alone becomes soft again, by {figures(h[:alone])} epsilon."
+            reason = f"the loss falls as the channel opens, with h = {figures(h)}."
+        elif bool(torch.isnan(h[closed]).any()):
+            reason = "nothing pulls it open there."
         elif float(found.value) > float(self.entered[number]) + 1e-12 * (1 + abs(float(found.value))):
             reason = f"with {float(found.value):.10g} it lies above the {float(self.entered[number]):.10g} here."
+        elif alone and self._undercut(number, found.theta, float(found.value)):
+            reason = "the loss falls as a unit alone becomes soft again."
         elif not self._clear(found.theta):
             reason = "a sample lies on the kink of a unit that has become hard."
         if reason:
@@ -148,6 +162,20 @@ class ChannelSearch:
         kind = ChannelEnd.MINIMUM if rises and not level else ChannelEnd.DEGENERATE
         return replace(self._channel(number, kind, found, told), h=torch.where(closed, h, torch.nan))
 
+    def _undercut(self, number: int, end: Tensor, value: float) -> bool:
+        """Whether the loss is lower with softer units alone, the rest as at the end, or at its best for one softness.
+
+        Where the levels of the asymptotes vanish the slope at the end does so too, and says nothing.
+        """
+        assert self.softness is not None
+        place, free = self.space.slice("softness"), [name for name in self.space.names if name != "softness"]
+        softer = end.expand(len(_SOFTER), -1).clone()
+        softer[:, place] = self.softness[number] * softer.new_tensor(_SOFTER).unsqueeze(1)
+        held = restrict(self.form, free, softer[2])
+        best = minimize(held, held.embed(softer[2]), max_iterations=_HELD_ITERATIONS, progress=False).value
+        lowest = torch.cat([self.form.value(softer), best.reshape(1)]).nan_to_num(nan=torch.inf).min()
+        return float(lowest) < value - 1e-12 * (1 + abs(value))
+
     def _shut(self, theta: Tensor, closed: Tensor) -> Tensor:
         """With the openings of closed channels exactly zero."""
         theta, alone = theta.clone(), self.merging.alone
@@ -163,6 +191,7 @@ class ChannelSearch:
         found = self.form.evaluate(end, 2)
         assert found.gradient is not None
         assert found.hessian is not None
+        noise += 1e-14 * found.hessian.abs().amax((1, 2)).unsqueeze(1) / unit.clamp(min=1e-300)
         if self.merging.alone:
             slope = found.gradient[:, self.space.slice("softness")]
             parts.append(slope)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -14,7 +13,7 @@ from thalweg.objectives import EmpiricalRisk, Objective, as_theta
 from thalweg.solvers import LimitPoint, Resolution, Resolved, Solution, Status
 from thalweg.solvers.starts import checked_starts
 from thalweg.structure import DenseNetwork
-from thalweg.symmetry.channel_coordinates import merging_of
+from thalweg.symmetry.channel_coordinates import incoming_of, merging_of
 from thalweg.symmetry.channel_ends import Channel, ChannelEnd
 from thalweg.symmetry.channel_ground import Ground, ground_of
 from thalweg.symmetry.channel_network import Merging
@@ -28,6 +27,8 @@ __all__ = [
     "limit_objective",
     "resolve_channel",
     "resolve_channels",
+    "with_negated",
+    "with_signs",
 ]
 
 _ROUNDS = 5
@@ -82,12 +83,12 @@ def resolve_channels(
     found: list[Channel | None] = [None] * len(rows)
     if groups is not None:
         pick = checked_pick(ground, layer, groups)
-        _solve(ground, rows, dict.fromkeys(range(len(rows)), pick), found)
+        picked = {k: with_signs(ground, pick, row) for k, row in enumerate(rows)}
+        _solve(ground, rows, picked, found)
     else:
         _follow(ground, rows.clone(), found)
-    values = objective.value(rows).tolist()
-    ends = [one or Channel.none(row, value) for one, row, value in zip(found, rows, values, strict=True)]
-    return [replace(one, entered_at=value) for one, value in zip(ends, values, strict=True)]
+    values = ground.risk.value(rows).tolist()
+    return [one or Channel.none(row, value) for one, row, value in zip(found, rows, values, strict=True)]
 
 
 def channel_resolver(objective: Objective, theta: Float[Tensor, "k P"], found: Solution) -> list[Resolution]:
@@ -159,8 +160,10 @@ def limit_objective(objective: Objective, end: LimitPoint) -> EmpiricalRisk:
 
 
 def _lower(end: Channel, value: float) -> bool:
-    """Whether a search that seemed to have converged was on its way along a channel."""
-    return end.end in (ChannelEnd.MINIMUM, ChannelEnd.DEGENERATE) and end.value < value
+    """Whether a search that seemed to have converged stands at the bottom of a channel, not yet at its end."""
+    if end.end not in (ChannelEnd.MINIMUM, ChannelEnd.DEGENERATE):
+        return False
+    return 1e-12 * (1 + abs(value)) < value - end.value <= 2 * end.rise
 
 
 def likely_channels(objective: Objective, theta: Float[Tensor, " P"]) -> list[Candidate]:
@@ -176,7 +179,7 @@ def likely_channels(objective: Objective, theta: Float[Tensor, " P"]) -> list[Ca
 def _some_features(ground: Ground) -> Float[Tensor, "n d"]:
     count = ground.risk.n_samples
     some = torch.linspace(0, count - 1, min(count, _SOME)).long()
-    return ground.network.features(ground.risk.inputs)[some]
+    return ground.network.features(ground.risk.inputs)[some].to(ground.risk.device, ground.risk.dtype)
 
 
 def checked_pick(ground: Ground, layer: int | None, groups: Sequence[Sequence[int]]) -> Pick:
@@ -188,7 +191,7 @@ def checked_pick(ground: Ground, layer: int | None, groups: Sequence[Sequence[in
     if layer is None:
         raise InvalidInputError("say which hidden layer the units belong to: layer=0 is the first")
     width = ground.network.layers[layer].out_features
-    pick = Pick(layer, tuple(sorted((tuple(int(unit) for unit in group) for group in groups), key=len)))
+    pick = Pick(int(layer), tuple(sorted((tuple(int(unit) for unit in group) for group in groups), key=len)))
     units = pick.units
     if (
         not set(pick.sizes) <= {1, 2, 3}
@@ -201,6 +204,15 @@ def checked_pick(ground: Ground, layer: int | None, groups: Sequence[Sequence[in
             f"{width - 1}; got {[list(group) for group in groups]}"
         )
     return pick
+
+
+def with_signs(ground: Ground, pick: Pick, row: Float[Tensor, " P"]) -> Pick:
+    """For an odd activation, the units to be negated so that all of a channel point to the same side."""
+    if ground.network.layers[pick.layer].activation.parity != "odd":
+        return pick
+    w = incoming_of(ground.network, pick.layer, row.unsqueeze(0))[0]
+    apart = [unit for group in pick.groups for unit in group[1:] if float(w[group[0]] @ w[unit]) < 0]
+    return pick._replace(negated=frozenset(apart))
 
 
 def _follow(ground: Ground, rows: Tensor, found: list[Channel | None]) -> None:
@@ -233,8 +245,7 @@ def _solve(ground: Ground, rows: Tensor, chosen: dict[int, Pick], found: list[Ch
     kinds: dict[Merging, list[int]] = {}
     turned = rows.clone()
     for row, pick in chosen.items():
-        for unit in pick.negated:
-            turned[row] = _negated(ground.network, pick.layer, unit, turned[row])
+        turned[row] = with_negated(ground.network, pick, turned[row])
         units = torch.tensor(pick.units, device=rows.device)
         kinds.setdefault(merging_of(ground.network, pick.layer, pick.sizes, units, turned[row]), []).append(row)
     led: dict[int, Tensor] = {}
@@ -247,11 +258,11 @@ def _solve(ground: Ground, rows: Tensor, chosen: dict[int, Pick], found: list[Ch
     return led
 
 
-def _negated(network: DenseNetwork, layer: int, unit: int, theta: Tensor) -> Tensor:
-    """The same function where the activation is odd: all weights of one unit with the other sign."""
-    units = network.units(layer)
-    turned = theta.clone()
-    bias = units.incoming.new_zeros(0) if units.bias is None else units.bias[unit : unit + 1]
-    table = torch.cat([units.incoming[unit], bias, units.outgoing[unit]])
-    turned[table] = -turned[table]
+def with_negated(network: DenseNetwork, pick: Pick, theta: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+    """The same function where the activation is odd: all weights of some units with the other sign."""
+    units, turned = network.units(pick.layer), theta.clone()
+    for unit in pick.negated:
+        bias = units.incoming.new_zeros(0) if units.bias is None else units.bias[unit : unit + 1]
+        table = torch.cat([units.incoming[unit], bias, units.outgoing[unit]])
+        turned[table] = -turned[table]
     return turned

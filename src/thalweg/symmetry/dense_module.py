@@ -61,5 +61,6 @@ def resized(risk: EmpiricalRisk, network: DenseNetwork, layer: int, extra: int) 
     shape = risk.structured_outputs(risk.initial.new_zeros(1, risk.n_outputs)).shape[1:]
     layers = network.layers
     biased = [one.bias_coordinates is not None for one in layers]
-    module = DenseModule(widths, [one.activation for one in layers], biased, shape).to(risk.dtype)
-    return risk.with_model(module, network.features(risk.inputs).to(risk.dtype))
+    module = DenseModule(widths, [one.activation for one in layers], biased, shape)
+    module = module.to(risk.device, risk.dtype)
+    return risk.with_model(module, network.features(risk.inputs).to(risk.device, risk.dtype))
