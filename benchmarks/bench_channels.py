@@ -40,8 +40,7 @@ def rosenbrock(width: int) -> tw.EmpiricalRisk:
 def run() -> str:
     """All parts, told as they come."""
     parts = []
-    surveys = [partial(_survey, method) for method in ("flow", "newton")]
-    for make in (_times, surveys[0], *(partial(_four, width) for width in FEW), _real, surveys[1]):
+    for make in (_times, _survey, *(partial(_four, width) for width in FEW), _real):
         parts.append(make())
         print(parts[-1], flush=True)
     return "\n\n".join(parts)
@@ -89,7 +88,7 @@ def _eight() -> tw.EmpiricalRisk:
     return tw.EmpiricalRisk(model, nn.MSELoss(), x, ((y - y.mean()) / y.std()).unsqueeze(1))
 
 
-def _survey(method: str) -> str:
+def _survey(method: str = "flow") -> str:
     """The grid problem with two units: levels and shares, and what is left unresolved."""
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()

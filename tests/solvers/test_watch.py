@@ -121,3 +121,21 @@ def test_candidates_that_do_not_fit_together_are_ruled_on_in_groups() -> None:
     alone = minimize(quartic, starts[0], method="l-bfgs")
     torch.testing.assert_close(found.theta, alone.theta.expand(200, 60), atol=1e-12, rtol=0)
     assert found.hessians.tolist() == [int(alone.hessians)] * 200
+
+
+def test_a_resolver_keeps_the_time_of_the_search_it_is_part_of() -> None:
+    """Searches inside of it end when the time of the whole is over; without time it is not asked."""
+    plain = function(2, lambda x: 100 * (x[1] - x[0] ** 2) ** 2 + (1 - x[0]) ** 2, "banana")
+    inner, asked = slow(2, lambda x: (x**4).sum() + 1e-3 * x.sum()), []
+
+    def resolver(objective: Any, theta: Tensor, found: Any) -> list[None]:
+        asked.append(minimize(inner, torch.ones(3, 2), tolerance=1e-15))
+        return [None] * len(theta)
+
+    minimize(plain, torch.tensor([-1.2, 1.0]), max_iterations=1, resolver=resolver, time_budget=0.5)
+    assert Status.TIME_LIMIT in asked[0].statuses
+    assert inner.calls <= 40
+    event = threading.Event()
+    event.set()
+    minimize(plain, torch.tensor([-1.2, 1.0]), max_iterations=1, resolver=resolver, stop_event=event)
+    assert len(asked) == 1

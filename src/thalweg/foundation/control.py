@@ -47,6 +47,8 @@ def parse_duration(text: str | float | None) -> float | None:
 class RunControl:
     """When work has to stop: a time budget counted from construction, and an event that anyone may set.
 
+    Work that is part of other work stops with it: `parent` is the control of that.
+
     >>> RunControl().why_stop() is None
     True
     """
@@ -54,19 +56,23 @@ class RunControl:
     budget: float | None = None
     stop_event: threading.Event | None = None
     started: float = field(default_factory=time.monotonic)
+    parent: RunControl | None = None
 
     def elapsed(self) -> float:
         """Seconds since construction."""
         return time.monotonic() - self.started
 
     def remaining(self) -> float:
-        """Seconds left, infinite without a budget."""
-        return float("inf") if self.budget is None else self.budget - self.elapsed()
+        """Seconds left, infinite where no budget is set."""
+        own = float("inf") if self.budget is None else self.budget - self.elapsed()
+        return own if self.parent is None else min(own, self.parent.remaining())
 
     def why_stop(self) -> str | None:
         """``"interrupted"`` or ``"time limit"`` where work must end now, else None."""
         if self.stop_event is not None and self.stop_event.is_set():
             return "interrupted"
+        if self.parent is not None and self.parent.why_stop() is not None:
+            return self.parent.why_stop()
         return "time limit" if self.remaining() <= 0 else None
 
 

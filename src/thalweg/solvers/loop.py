@@ -17,7 +17,7 @@ from thalweg.solvers.method import Method, State
 from thalweg.solvers.records import Records
 from thalweg.solvers.solution import Solution
 from thalweg.solvers.status import Status
-from thalweg.solvers.watch import StopSearch, watching
+from thalweg.solvers.watch import StopSearch, watched, watching
 
 __all__ = ["Callback", "Endgame", "Limits", "Snapshot", "drive"]
 
@@ -284,7 +284,7 @@ def drive(
         together: candidates that are put to the endgame at once.
         seed: of the starts, for the record.
     """
-    control = RunControl(parse_duration(limits.time_budget), limits.stop_event)
+    control = RunControl(parse_duration(limits.time_budget), limits.stop_event, parent=watched())
     run = _Run(objective, method, limits, endgame, Records.empty(theta), control, together)
     run.running = torch.arange(len(theta), device=theta.device)
     try:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thalweg.foundation import InvalidInputError, current_limit
+from thalweg.foundation import InvalidInputError, RunControl, current_limit, parse_duration
 from thalweg.objectives import Objective
 from thalweg.solvers.classify import Candidates, Ruling, rule_minimum
 from thalweg.solvers.classify_free import rule_minimum_free
@@ -25,6 +25,7 @@ from thalweg.solvers.newton_cg import NewtonCG
 from thalweg.solvers.solution import Solution, in_batch_shape, tensor_fields
 from thalweg.solvers.starts import checked_starts
 from thalweg.solvers.status import Status
+from thalweg.solvers.watch import StopSearch, watched, watching
 
 __all__ = ["METHODS", "Resolution", "Resolved", "Resolver", "as_method", "at_once", "dense_endgame", "minimize"]
 
@@ -131,6 +132,7 @@ def minimize(
     def endgame(candidates: Candidates) -> Ruling:
         return rule_minimum(objective, candidates) if dense else rule_minimum_free(objective, candidates)
 
+    control = RunControl(parse_duration(time_budget), stop_event, parent=watched())
     drawn = (0 if seed is None else seed) if starts is not None else None
     together = at_once(objective) if dense else len(points)
     solution = drive(objective, points, chosen, endgame, limits, batch=batch, together=together, seed=drawn)
@@ -140,7 +142,13 @@ def minimize(
     def go_on(theta: Tensor) -> Solution:
         return minimize(objective, theta, chosen, tolerance, max_iterations, progress=False)
 
-    return _resolved(objective, solution, resolver, go_on)
+    if control.why_stop() is not None or Status.INTERRUPTED in solution.statuses:
+        return solution
+    try:
+        with watching(control):  # searches of the resolver end with this one
+            return _resolved(objective, solution, resolver, go_on)
+    except StopSearch:
+        return solution
 
 
 def as_method(method: str | Method) -> Method:

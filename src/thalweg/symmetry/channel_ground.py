@@ -22,14 +22,21 @@ class Ground(NamedTuple):
         risk: the loss, without a barrier.
         network: its perceptron.
         layers: hidden layers that may have channels.
+        forms: losses in the coordinates of channels that were made already, which takes longer than to use them.
     """
 
     risk: EmpiricalRisk
     network: DenseNetwork
     layers: tuple[int, ...]
+    forms: dict[Merging, EmpiricalRisk]
 
     def form(self, merging: Merging) -> EmpiricalRisk:
         """The loss of the network with channels of one layer in stable coordinates."""
+        if merging not in self.forms:
+            self.forms[merging] = self._form(merging)
+        return self.forms[merging]
+
+    def _form(self, merging: Merging) -> EmpiricalRisk:
         risk, network = self.risk, self.network
         shape = risk.structured_outputs(risk.initial.new_zeros(1, risk.n_outputs)).shape[1:]
         module = ChannelNetwork(network, merging, shape).to(risk.device, risk.dtype)
@@ -61,7 +68,7 @@ def ground_of(objective: Objective, layer: int | None = None) -> Ground:
     if not wanted:
         names = ", ".join(dict.fromkeys(one.activation.name for one in network.hidden)) or "no hidden layer"
         raise NotApplicableError(f"channels are resolved for smooth activations, not for {names}")
-    return Ground(risk, network, tuple(wanted))
+    return Ground(risk, network, tuple(wanted), {})
 
 
 def _network(risk: EmpiricalRisk) -> DenseNetwork:

@@ -12,6 +12,7 @@ from thalweg.foundation import InvalidInputError, NotApplicableError
 from thalweg.objectives import EmpiricalRisk, Objective, as_theta
 from thalweg.solvers import LimitPoint, Resolution, Resolved, Solution, Status
 from thalweg.solvers.starts import checked_starts
+from thalweg.solvers.watch import watched
 from thalweg.structure import DenseNetwork
 from thalweg.symmetry.channel_coordinates import incoming_of, merging_of
 from thalweg.symmetry.channel_ends import Channel, ChannelEnd
@@ -228,7 +229,8 @@ def _follow(ground: Ground, rows: Tensor, found: list[Channel | None]) -> None:
             if pick is not None:
                 chosen[k] = pick
                 tried[k].add(pick)
-        if not chosen:
+        outer = watched()
+        if not chosen or (outer is not None and outer.why_stop() is not None):
             return
         before = {k: found[k] for k in chosen}
         for k, raw in _solve(ground, rows, chosen, found).items():
