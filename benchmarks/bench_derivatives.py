@@ -102,9 +102,9 @@ def gradients() -> str:
     """Value and gradient of one parameter vector, against a pass forward and back of the same loss written by hand."""
     lines = [
         "Value and gradient in one call, against `torch.autograd.grad` of the plain function and against our own "
-        "objective with `derivatives=\"autograd\"`.",
+        'objective with `derivatives="autograd"`.',
         "",
-        "| parameters | N | thalweg (us) | plain torch / thalweg | derivatives=\"autograd\" / thalweg |",
+        '| parameters | N | thalweg (us) | plain torch / thalweg | derivatives="autograd" / thalweg |',
         "|---|---|---|---|---|",
     ]
 

@@ -65,7 +65,7 @@ def test_help_lists_every_command() -> None:
 @needs_make
 def test_an_old_python_is_named_with_what_to_do(tmp_path: Path) -> None:
     old = tmp_path / "old-python"
-    old.write_text("#!/bin/sh\nif [ \"$1\" = --version ]; then echo Python 3.9.2; else exit 1; fi\n")
+    old.write_text('#!/bin/sh\nif [ "$1" = --version ]; then echo Python 3.9.2; else exit 1; fi\n')
     old.chmod(0o755)
     shutil.copy(ROOT / "Makefile", tmp_path)
     for file in ("pyproject.toml", "constraints.txt"):

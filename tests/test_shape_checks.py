@@ -15,7 +15,7 @@ import torch
 from thalweg.foundation import InvalidInputError, LinearOperator, ParameterSpace
 from thalweg.objectives import L2, Evaluation
 
-SOURCE = '''
+SOURCE = """
 from __future__ import annotations
 from dataclasses import dataclass
 from jaxtyping import Float
@@ -49,7 +49,7 @@ class Record:
 
 def other_hints(theta: Float[Tensor, "*batch P"], text: int) -> Float[Tensor, "*batch P"]:
     return theta
-'''
+"""
 
 
 @pytest.fixture(scope="module")

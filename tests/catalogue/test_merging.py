@@ -33,9 +33,7 @@ def _tipping(widths: tuple[int, ...], seed: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("widths", SHAPES)
 @pytest.mark.parametrize("seed", range(2))
-def test_points_on_both_sides_of_an_edge_are_one(
-    widths: tuple[int, ...], seed: int, together: bool
-) -> None:
+def test_points_on_both_sides_of_an_edge_are_one(widths: tuple[int, ...], seed: int, together: bool) -> None:
     objective = risk("tanh", widths)
     both = torch.stack(_tipping(widths, seed))
     found = symmetries_of(objective)

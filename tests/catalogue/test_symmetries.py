@@ -71,9 +71,7 @@ def _special(theta: Tensor, widths: tuple[int, ...], bias: bool, special: str) -
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(sorted(ACTIVATIONS)), st.sampled_from(SHAPES), st.booleans(), st.integers(0, 2**31))
-def test_same_is_what_trying_all_copies_says(
-    activation: str, widths: tuple[int, ...], bias: bool, seed: int
-) -> None:
+def test_same_is_what_trying_all_copies_says(activation: str, widths: tuple[int, ...], bias: bool, seed: int) -> None:
     objective = risk(activation, widths, bias)
     found = symmetries_of(objective)
     theta, other = draws(objective, 2, seed)

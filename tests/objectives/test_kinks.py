@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
+from channel_cases import Field, planted
 from torch import Tensor, nn
 
 from thalweg.foundation import ParameterSpace
-from thalweg.objectives import L2, EmpiricalRisk, KinkReport, Penalty
+from thalweg.objectives import L2, EmpiricalRisk, KinkReport, Penalty, seamless
 
 SPACE = ParameterSpace({"x": (2, 3)})
 
@@ -364,3 +366,27 @@ def test_nothing_is_left_behind() -> None:
     assert torch.equal(theta, risk.initial)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.is_grad_enabled()
+
+
+def test_a_choice_between_formulas_of_one_function_is_no_kink() -> None:
+    def sinc(z: Tensor, told: bool) -> Tensor:
+        with seamless() if told else nullcontext():
+            near = z.abs() < 1e-4
+        return torch.where(near, 1 - z**2 / 6, torch.sin(z) / torch.where(near, torch.ones_like(z), z))
+
+    at = torch.tensor([[0.0, 1.0, 2.0], [3.0, 0.5, 1e-5]])
+    assert not report(lambda z: sinc(z, told=False), at).smooth
+    assert report(lambda z: sinc(z, told=True), at).smooth
+    after = report(lambda z: sinc(z, told=True).abs(), at)  # what comes after is looked at again
+    assert after.operations == {"abs": 6}
+
+
+def test_channels_have_no_kinks_but_those_of_hard_units() -> None:
+    plant = planted(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)), 0, [1, 3, 0], (3,), seed=1)
+    assert plant.form.kinks(plant.at).smooth
+    alone = planted(nn.Sequential(nn.Linear(3, 3, bias=False), Field(), nn.Linear(3, 1)), 0, [1], (1,))
+    u = alone.form.space.unflatten(alone.at)["weight_0"][-1]
+    assert alone.form.kinks(alone.at).margin == pytest.approx(float((alone.form.inputs @ u).abs().min()), rel=1e-12)
+    soft = alone.at.clone()
+    soft[alone.form.space.slice("softness")] = 0.1
+    assert alone.form.kinks(soft).smooth

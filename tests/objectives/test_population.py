@@ -101,7 +101,7 @@ def test_relus_with_biases_against_a_fine_sum_in_one_dimension() -> None:
     teacher = network(1, 2, 1, nn.ReLU(), seed=1)
     risk = PopulationRisk(student, teacher)
     x = torch.linspace(-10, 10, 2_000_001, dtype=torch.float64).unsqueeze(1)
-    density = torch.exp(-x.squeeze(1) ** 2 / 2) / math.sqrt(2 * math.pi) * 1e-5
+    density = torch.exp(-(x.squeeze(1) ** 2) / 2) / math.sqrt(2 * math.pi) * 1e-5
     with torch.no_grad():
         wanted = float(((student(x) - teacher(x)).squeeze(1) ** 2 * density).sum())
     assert float(risk.value(risk.initial)) == pytest.approx(wanted, rel=1e-9)

@@ -26,9 +26,7 @@ def diagonal(spectrum: Tensor) -> LinearOperator:
 
 def dense(matrix: Tensor) -> LinearOperator:
     """A matrix as an operator."""
-    return LinearOperator(
-        (len(matrix), len(matrix)), lambda v: matrix @ v, symmetric=True, dtype=matrix.dtype
-    )
+    return LinearOperator((len(matrix), len(matrix)), lambda v: matrix @ v, symmetric=True, dtype=matrix.dtype)
 
 
 def uniform(size: int, low: float, high: float, seed: int = 0) -> Tensor:

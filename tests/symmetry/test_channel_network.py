@@ -82,9 +82,7 @@ def make(kind: Kind, loss: nn.Module) -> Case:
     merging = merging_of(network, kind.layer, kind.sizes, units, theta[0])
     alike = [row for row in theta if _same(merging, merging_of(network, kind.layer, kind.sizes, units, row))]
     form = risk.with_model(ChannelNetwork(network, merging, (network.widths[-1],)))
-    auto = tw.EmpiricalRisk(
-        ChannelNetwork(network, merging, (network.widths[-1],)), loss, x, y, derivatives="autograd"
-    )
+    auto = tw.EmpiricalRisk(ChannelNetwork(network, merging, (network.widths[-1],)), loss, x, y, derivatives="autograd")
     return Case(risk, form, auto, network, merging, units, torch.stack(alike[:3]))
 
 

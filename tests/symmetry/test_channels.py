@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from channel_cases import Field, grid, planted, split, toy
@@ -236,6 +238,72 @@ def test_an_end_that_lies_higher_is_no_end() -> None:
     assert found.end is ChannelEnd.UNRESOLVED
 
 
+@pytest.mark.parametrize("name", ["a pair", "three units", "a unit alone and a pair"])
+@pytest.mark.parametrize("unit", [1e-3, 1e2, 1e3])
+def test_ends_are_found_whatever_the_unit_of_the_targets(name: str, unit: float) -> None:
+    make, layer, groups, seed = PLANTS[name]
+    units = [one for group in groups for one in group]
+    # at 1e3 the gradient's rounding floor lies above the tolerance, and some curvatures may be lost beside others
+    for size, kind in (
+        (1e-2, (ChannelEnd.MINIMUM, ChannelEnd.DEGENERATE)),
+        (-1e-2, (ChannelEnd.FINITE, ChannelEnd.UNRESOLVED)),
+    ):
+        if size < 0 and name == "three units":
+            continue
+        plant = planted(make(), layer, units, tuple(map(len, groups)), size=size, seed=seed)
+        risk = plant.risk.on(plant.risk.inputs, unit * plant.risk.targets)
+        theta = plant.theta.clone()
+        last = list(risk.space)[-2:]  # weights and biases of the output, in which it is linear
+        for block in last:
+            theta[risk.space.slice(block.name)] *= unit
+        found = resolve_channel(risk, theta, layer=layer, groups=groups)
+        assert found.end in kind
+        if size > 0:
+            assert found.value == pytest.approx(unit**2 * plant.value, rel=1e-9)
+
+
+def test_a_sample_on_the_kink_of_a_hard_unit_is_no_minimum() -> None:
+    """At the kink the loss has no second derivative: nothing is said."""
+    make, layer, groups, seed = PLANTS["a unit alone"]
+    plant = planted(make(), layer, [1], (1,), seed=seed)
+    named = plant.form.space.unflatten(plant.at)
+    u = named["weight_0"][-1]
+    x, targets = plant.risk.inputs.clone(), plant.risk.targets.clone()
+    on_kink = x[0] - (x[0] @ u) / (u @ u) * u
+    bent = plant.risk.on(torch.cat([x, on_kink[None]]), torch.cat([targets, plant.form.model(on_kink[None]).detach()]))
+    assert resolve_channel(plant.risk, plant.theta, layer=layer, groups=groups).end is ChannelEnd.MINIMUM
+    assert resolve_channel(bent, plant.theta, layer=layer, groups=groups).end is not ChannelEnd.MINIMUM
+
+
+def test_a_search_that_seemed_to_have_converged_is_followed_to_the_end() -> None:
+    """Deep in a channel the slope is lost in rounding: a solver takes the place for a critical point."""
+    risk = toy()
+    w, c, a, value, _ = ENDS["second"]
+    theta = split(w, c, a, 1e-5)
+    plain = tw.minimize(risk, theta, tolerance=1e-3)
+    assert plain.status is Status.CONVERGED
+    found = tw.minimize(risk, theta, tolerance=1e-3, resolver=channel_resolver)
+    assert found.status is Status.CHANNEL
+    assert float(found.limit) == pytest.approx(value, rel=1e-8)
+
+
+@pytest.mark.parametrize("share", [-1.0, 0.0, 5.0])
+def test_a_point_whose_loss_is_not_that_of_the_bottom_stays_what_it_is(
+    share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Above the end by another amount than its expansion gives: a minimum from which some way led there."""
+    risk = toy()
+    w, c, a, _, h = ENDS["second"]
+    theta = split(w, c, a, 1e-3)
+    real = resolve_channel(risk, theta)
+    search = tw.minimize(risk, theta, tolerance=1e-3)
+    assert search.status is Status.CONVERGED
+    assert channel_resolver(risk, theta[None], search)[0] is not None
+    moved = replace(real, value=float(risk.value(theta)) - share * h * 1e-6)
+    monkeypatch.setattr(channels, "resolve_channels", lambda *_: [moved])
+    assert channel_resolver(risk, theta[None], search) == [None]
+
+
 # -- what is no channel ------------------------------------------------------------------------------------------------
 
 
@@ -252,6 +320,8 @@ def test_a_pair_at_an_ordinary_minimum_leads_back_to_it() -> None:
     found = resolve_channel(risk, exact + 1e-3 * torch.randn(6, generator=generator, dtype=torch.float64))
     assert found.end is ChannelEnd.FINITE
     assert found.value < 1e-20
+    opposed = exact * torch.tensor([1.0, 1.0, -1.0, -1.0, 1.0, -1.0], dtype=torch.float64)  # the same function
+    assert torch.allclose(resolve_channel(risk, opposed + 1e-3).theta, opposed, atol=1e-6)
     assert float(risk.gradient(found.theta).abs().max()) < 1e-9
     order = found.theta[:4].view(2, 2)[:, 0].argsort()
     assert torch.allclose(found.theta[:4].view(2, 2)[order], teacher, atol=1e-6)

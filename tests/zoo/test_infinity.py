@@ -41,8 +41,10 @@ def test_longer_searches_go_lower_and_further(objective) -> None:
             value, gradient, _ = objective.evaluate(torch.tensor(x), 1)
             return float(value), gradient.numpy()
 
-        runs = [minimize(both, start.numpy(), jac=True, method="L-BFGS-B", options={"maxiter": n, "gtol": 0, "ftol": 0})
-                for n in (3, 9, 27)]
+        runs = [
+            minimize(both, start.numpy(), jac=True, method="L-BFGS-B", options={"maxiter": n, "gtol": 0, "ftol": 0})
+            for n in (3, 9, 27)
+        ]
         values, sizes = [run.fun for run in runs], [np.abs(run.x).max() for run in runs]
         assert values[0] > values[1] > values[2] >= limit
         if objective.escape != "channel":  # there a few steps relax more than they travel; see `test_channel`

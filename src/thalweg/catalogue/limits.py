@@ -10,8 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from thalweg.catalogue.blobs import from_blob, to_blob
-from thalweg.catalogue.merging import Judge
-from thalweg.catalogue.storage import now
+from thalweg.catalogue.merging import Judge, write_point
 from thalweg.catalogue.tables import points
 from thalweg.foundation import InvalidInputError
 from thalweg.solvers import LimitPoint, Solution
@@ -53,23 +52,7 @@ def merge_limits(
     ends: dict[int, int] = {}
     for one in found:
         known = _search(connection, judge, one.end)
-        if known is None:
-            row = {
-                "objective": judge.objective,
-                "multiplicity": len(one.members),
-                "first_survey": survey,
-                "first_seed": first_seed + min(one.members),
-                "created": now(),
-            }
-            key = connection.execute(points.insert(), row | _measured(one.end)).inserted_primary_key
-            assert key is not None
-            number = int(key[0])
-        else:
-            number = int(known.id)
-            changes: dict[str, Any] = {"multiplicity": points.c.multiplicity + len(one.members)}
-            if one.end.gradient_norm < known.gradient_norm:
-                changes |= _measured(one.end)
-            connection.execute(points.update().where(points.c.id == number).values(changes))
+        number = write_point(connection, judge, known, _measured(one.end), one.members, survey, first_seed)
         ends |= dict.fromkeys(one.members, number)
     return ends
 

@@ -17,7 +17,7 @@ from thalweg.catalogue.storage import now
 from thalweg.catalogue.tables import points
 from thalweg.solvers import Solution
 
-__all__ = ["Found", "Judge", "distinct_points", "kind_of", "merge"]
+__all__ = ["Found", "Judge", "distinct_points", "kind_of", "merge", "write_point"]
 
 VALUES = {torch.float64: 1e-9, torch.float32: 1e-5}
 """Largest difference of the values of two copies of one point, relative to the value plus the objective's scale."""
@@ -127,15 +127,9 @@ def merge(
     ends: dict[int, int] = {}
     for one in found:
         known = _search(connection, judge, one, float(solution.value[one.best]))
-        if known is None:
-            number = _insert(connection, judge, one, solution, survey, first_seed)
-        else:
-            number = int(known.id)
-            changes: dict[str, Any] = {"multiplicity": points.c.multiplicity + len(one.members)}
-            if float(solution.gradient_norm[one.best]) < known.gradient_norm:
-                changes |= _measured(one, solution)
-            connection.execute(points.update().where(points.c.id == number).values(changes))
-        ends |= dict.fromkeys(one.members.tolist(), number)
+        members = one.members.tolist()
+        number = write_point(connection, judge, known, _measured(one, solution), members, survey, first_seed)
+        ends |= dict.fromkeys(members, number)
     return ends
 
 
@@ -167,17 +161,32 @@ def _search(connection: Connection, judge: Judge, one: Found, value: float) -> A
     return None
 
 
-def _insert(connection: Connection, judge: Judge, one: Found, solution: Solution, survey: int, first_seed: int) -> int:
-    row = {
-        "objective": judge.objective,
-        "multiplicity": len(one.members),
-        "first_survey": survey,
-        "first_seed": first_seed + int(one.members.min()),
-        "created": now(),
-    }
-    result = connection.execute(points.insert(), row | _measured(one, solution))
-    assert result.inserted_primary_key is not None
-    return int(result.inserted_primary_key[0])
+def write_point(
+    connection: Connection,
+    judge: Judge,
+    known: Any | None,
+    measured: dict[str, Any],
+    members: Sequence[int],
+    survey: int,
+    first_seed: int,
+) -> int:
+    """Insert a point, or count runs to the row that it has, with what the best of all runs measured; its number."""
+    if known is None:
+        row = {
+            "objective": judge.objective,
+            "multiplicity": len(members),
+            "first_survey": survey,
+            "first_seed": first_seed + min(members),
+            "created": now(),
+        }
+        key = connection.execute(points.insert(), row | measured).inserted_primary_key
+        assert key is not None
+        return int(key[0])
+    changes: dict[str, Any] = {"multiplicity": points.c.multiplicity + len(members)}
+    if measured["gradient_norm"] < known.gradient_norm:
+        changes |= measured
+    connection.execute(points.update().where(points.c.id == known.id).values(changes))
+    return int(known.id)
 
 
 def _measured(one: Found, solution: Solution) -> dict[str, Any]:

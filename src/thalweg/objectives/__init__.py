@@ -12,7 +12,7 @@ from thalweg.objectives.gaussian_kernels import (
     relu_mean,
     relu_square,
 )
-from thalweg.objectives.kinks import KinkReport
+from thalweg.objectives.kinks import KinkReport, seamless
 from thalweg.objectives.losses import LossFacts, facts_of, register_loss
 from thalweg.objectives.networks import explain_network
 from thalweg.objectives.objective import Evaluation, Objective
@@ -59,5 +59,6 @@ __all__ = [
     "relu_square",
     "require",
     "restrict",
+    "seamless",
     "taylor",
 ]

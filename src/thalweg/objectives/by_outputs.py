@@ -9,7 +9,7 @@ perceptrons are: with e the gradient of the loss in the outputs and B its second
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from thalweg.foundation import Cost, ParameterSpace
-from thalweg.objectives.perceptron import OutputLoss
+from thalweg.objectives.perceptron import OutputLoss, over_parts
 from thalweg.structure import ActivationFacts
 
 __all__ = ["ByOutputs", "OutputMap", "OwnDerivatives"]
@@ -92,7 +92,7 @@ class ByOutputs:
 
     def values(self, rows: Float[Tensor, "S P"], parts: Iterator[tuple[Tensor, OutputLoss]]) -> Float[Tensor, " S"]:
         """The loss over all parts of the data."""
-        return _sum([(loss.value(self.outputs(rows, x)),) for x, loss in parts])[0]
+        return over_parts([(loss.value(self.outputs(rows, x)),) for x, loss in parts])[0]
 
     def gradients(
         self, rows: Float[Tensor, "S P"], parts: Iterator[tuple[Tensor, OutputLoss]]
@@ -103,7 +103,7 @@ class ByOutputs:
             passed = self._map.passed(rows, x, 1)
             value, slopes = loss.value_and_slopes(passed.outputs)
             found.append((value, self._map.pulled(passed, slopes)))
-        value, gradient = _sum(found)
+        value, gradient = over_parts(found)
         return value, gradient
 
     def hessians(
@@ -116,7 +116,7 @@ class ByOutputs:
             value, slopes = loss.value_and_slopes(passed.outputs)
             matrix = self._curved(passed, loss) + self._map.bent(passed, slopes)
             found.append((value, self._map.pulled(passed, slopes), matrix))
-        value, gradient, matrix = _sum(found)
+        value, gradient, matrix = over_parts(found)
         return value, gradient, self._square(matrix)
 
     def gauss_newton(
@@ -124,7 +124,7 @@ class ByOutputs:
     ) -> Float[Tensor, "S P P"]:
         """``J^T B J``, summed over all parts of the data."""
         found = [(self._curved(self._map.passed(rows, x, 1), loss),) for x, loss in parts]
-        return self._square(_sum(found)[0])
+        return self._square(over_parts(found)[0])
 
     def jacobians(
         self, rows: Float[Tensor, "S P"], x: Float[Tensor, "1 n p"]
@@ -146,9 +146,3 @@ class ByOutputs:
     def _square(self, matrix: Tensor) -> Tensor:
         found = self._map.chosen(self._map.chosen(matrix, 1), 2)
         return (found + found.mT).div_(2)
-
-
-def _sum(found: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    if len(found) == 1:
-        return found[0]
-    return tuple(torch.stack(each).sum(0) for each in zip(*found, strict=True))

@@ -8,7 +8,9 @@ a user's loss and an ``nn.MaxPool2d`` are all seen by the same code.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +22,30 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from thalweg.objectives import kink_table
 
-__all__ = ["KinkReport", "record_kinks"]
+__all__ = ["KinkReport", "record_kinks", "seamless"]
+
+_seamless: ContextVar[bool] = ContextVar("seamless", default=False)
+
+
+@contextmanager
+def seamless() -> Iterator[None]:
+    """Operations within are no kinks, whatever they compare: they choose between formulas of one smooth function.
+
+    Such as a series near zero and a quotient elsewhere. What they choose is followed on, and measured after it.
+
+    >>> import torch
+    >>> def sinc(z):
+    ...     with seamless():
+    ...         near = z.abs() < 1e-4
+    ...     return torch.where(near, 1 - z**2 / 6, torch.sin(z) / torch.where(near, 1.0, z))
+    >>> record_kinks(lambda theta, _: sinc(theta).sum(), torch.zeros(2), [None]).smooth
+    True
+    """
+    token = _seamless.set(True)
+    try:
+        yield
+    finally:
+        _seamless.reset(token)
 
 
 @dataclass(frozen=True)
@@ -85,7 +110,7 @@ class _Recorder(TorchDispatchMode):
         packet = func.overloadpacket.__name__
         name = packet if packet.startswith("_") else packet.rstrip("_")
         dependent = any(self._pointer(t) in self._dependent for t in _tensors((args, kwargs)))
-        if dependent:
+        if dependent and not _seamless.get():
             if name in _BRANCHES:
                 self.branches = True
             elif any(self._pointer(t) in self._dependent and t.is_floating_point() for t in _tensors((args, kwargs))):
@@ -124,7 +149,8 @@ class _Reader(TorchFunctionMode):
         self.recorder = recorder
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (Tensor.tolist, Tensor.numpy, Tensor.__array__) and self.recorder.follows(args[0]):
+        reads = func in (Tensor.tolist, Tensor.numpy, Tensor.__array__)
+        if reads and not _seamless.get() and self.recorder.follows(args[0]):
             self.recorder.branches = True
         return func(*args, **(kwargs or {}))
 

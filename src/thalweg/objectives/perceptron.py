@@ -17,7 +17,7 @@ rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -29,7 +29,7 @@ from thalweg.objectives.layer_algebra import Bend, Layer, Passed, add_crossed, a
 from thalweg.objectives.perceptron_layout import Layout, Weights
 from thalweg.structure import DenseNetwork, jet
 
-__all__ = ["OutputLoss", "Part", "Perceptron"]
+__all__ = ["OutputLoss", "Part", "Perceptron", "over_parts"]
 
 SPREADING = 8
 """What it costs to write and read a number of an outer product, in multiplications."""
@@ -58,6 +58,13 @@ class OutputLoss(Protocol):
 
 Part: TypeAlias = tuple[Float[Tensor, "n d"], OutputLoss]
 """What enters the network for some of the samples, and the loss over these."""
+
+
+def over_parts(found: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """The sums of what was found in each part of the data."""
+    if len(found) == 1:
+        return found[0]
+    return tuple(torch.stack(each).sum(0) for each in zip(*found, strict=True))
 
 
 class Perceptron:

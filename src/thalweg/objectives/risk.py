@@ -336,9 +336,7 @@ class EmpiricalRisk(OutputObjective):
         """
         return self._again(self.inputs if inputs is None else inputs, self.targets, self._weights, model)
 
-    def _again(
-        self, data: Any, targets: Any, weights: Tensor | None, model: nn.Module | None = None
-    ) -> EmpiricalRisk:
+    def _again(self, data: Any, targets: Any, weights: Tensor | None, model: nn.Module | None = None) -> EmpiricalRisk:
         weighted = weights is not None and self._bound_loss.by_sample
         return EmpiricalRisk(
             self._private.trainable_copy(self.space.names) if model is None else model,

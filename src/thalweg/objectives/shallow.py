@@ -6,14 +6,14 @@ loss in the outputs is the same number for all samples and outputs, as for squar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from thalweg.foundation import Cost
-from thalweg.objectives.perceptron import OutputLoss
+from thalweg.objectives.perceptron import OutputLoss, over_parts
 from thalweg.objectives.perceptron_layout import Layout
 from thalweg.objectives.shallow_forms import Entering, Sums, form_for, upper
 from thalweg.structure import DenseNetwork, jet
@@ -74,7 +74,7 @@ class Shallow:
     def values(self, rows: Float[Tensor, "S P"], parts: Iterator[tuple[Entering, OutputLoss]]) -> Float[Tensor, " S"]:
         """The loss over all parts of the data."""
         incoming, outgoing = self._layout.weights(rows).whole
-        return _sum([(loss.value(self._forward(incoming, outgoing, x, 0)[1].mT),) for x, loss in parts])[0]
+        return over_parts([(loss.value(self._forward(incoming, outgoing, x, 0)[1].mT),) for x, loss in parts])[0]
 
     def gradients(
         self, rows: Float[Tensor, "S P"], parts: Iterator[tuple[Entering, OutputLoss]]
@@ -89,7 +89,7 @@ class Shallow:
             tilt = pull if self.outputs == 1 else torch.bmm(self._inner(outgoing).mT, pull)
             back = ((slopes * tilt).flatten(0, 1) @ x.rows).view_as(incoming)
             found.append((value, back, self._with_bias(torch.bmm(pull, units.mT), pull)))
-        value, back, ends = _sum(found)
+        value, back, ends = over_parts(found)
         if self.outputs == 1:
             back = back * self._inner(outgoing).mT
         return value, self._layout.gathered(torch.cat([back.flatten(1), ends.flatten(1)], 1))
@@ -109,7 +109,7 @@ class Shallow:
             tilt = pull if self.outputs == 1 else torch.bmm(self._inner(outgoing).mT, pull)
             bent = bends[0] * tilt if bends else None
             found.append((value, *self._sums(x, units, slopes, bent, weight, pull)))
-        value, *sums = _sum(found)
+        value, *sums = over_parts(found)
         gradient, matrix = self._assembled(Sums(*sums), self._inner(outgoing), bend)
         return value, self._layout.gathered(gradient), matrix
 
@@ -124,7 +124,7 @@ class Shallow:
             bend = 1.0 if loss.bend is None else loss.bend
             weight = loss.blocks(outputs.mT).flatten(2).mT if loss.bend is None else None
             found.append(tuple(self._sums(x, units, slopes, None, weight, None)))
-        return self._assembled(Sums(*_sum(found)), self._inner(outgoing), bend)[1]
+        return self._assembled(Sums(*over_parts(found)), self._inner(outgoing), bend)[1]
 
     # -- passes --------------------------------------------------------------------------------------------------------
 
@@ -205,10 +205,3 @@ class Shallow:
         table[m * p :, m * p :] = outer.reshape(c * hidden, c * hidden)
         order = self._layout.local_of.cpu()
         return table[order][:, order].to(device)
-
-
-def _sum(found: Sequence[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """The sums of what was found in each part of the data."""
-    if len(found) == 1:
-        return found[0]
-    return tuple(torch.stack(each).sum(0) for each in zip(*found, strict=True))

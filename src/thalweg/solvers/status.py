@@ -23,8 +23,8 @@ class Status(Told):
     )
     CHANNEL = (
         "diverging along a channel",
-        "Parameters grow in opposite pairs while the slope falls like a power of their size: the infimum along this "
-        "valley lies at infinity.",
+        "Parameters grow while the slope falls like a power of their size, in opposite pairs or, of units that become "
+        "hard, alone: the infimum along this valley lies at infinity.",
     )
     SATURATING = (
         "saturating units",

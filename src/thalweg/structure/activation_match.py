@@ -181,10 +181,23 @@ def _constant(sample: _Sample) -> ActivationFacts | None:
     if bool((sample.values != level).any()):
         return None
     return ActivationFacts(
-        f"constant {level:.6g}", Polynomial((level,)), (torch.zeros_like, torch.zeros_like), parity="even",
-        homogeneity=0 if level else None, kinks=(), smoothness=inf, limits=(level, level), infimum=level,
-        supremum=level, analytic=True, lipschitz=0.0, curvature=0.0, monotone=True, constant_on=(-inf, inf),
-        reflection_sum=2 * level, reflection_slope=0.0,
+        f"constant {level:.6g}",
+        Polynomial((level,)),
+        (torch.zeros_like, torch.zeros_like),
+        parity="even",
+        homogeneity=0 if level else None,
+        kinks=(),
+        smoothness=inf,
+        limits=(level, level),
+        infimum=level,
+        supremum=level,
+        analytic=True,
+        lipschitz=0.0,
+        curvature=0.0,
+        monotone=True,
+        constant_on=(-inf, inf),
+        reflection_sum=2 * level,
+        reflection_slope=0.0,
     )
 
 
@@ -198,9 +211,21 @@ def _affine(sample: _Sample) -> ActivationFacts | None:
     ends = (-inf, inf) if slope > 0 else (inf, -inf)
     polynomial = Polynomial((shift, slope))
     return ActivationFacts(
-        f"{slope:.6g} z {'+' if shift > 0 else '-'} {abs(shift):.6g}", polynomial, polynomial.derivatives(),
-        parity="none", kinks=(), smoothness=inf, limits=ends, infimum=-inf, supremum=inf, analytic=True,
-        lipschitz=abs(slope), curvature=0.0, monotone=slope > 0, reflection_sum=2 * shift, reflection_slope=2 * slope,
+        f"{slope:.6g} z {'+' if shift > 0 else '-'} {abs(shift):.6g}",
+        polynomial,
+        polynomial.derivatives(),
+        parity="none",
+        kinks=(),
+        smoothness=inf,
+        limits=ends,
+        infimum=-inf,
+        supremum=inf,
+        analytic=True,
+        lipschitz=abs(slope),
+        curvature=0.0,
+        monotone=slope > 0,
+        reflection_sum=2 * shift,
+        reflection_slope=2 * slope,
     )
 
 
@@ -230,12 +255,22 @@ def _power_facts(f: TwoSidedPower) -> ActivationFacts:
     flat = (-inf, 0.0) if left == 0 else ((0.0, inf) if right == 0 else None)
     smooth = right == left * (-1) ** k
     return ActivationFacts(
-        f"{right:.6g} z**{k} (z>0), {left:.6g} |z|**{k} (z<0)", f,
-        parity="even" if left == right else ("odd" if left == -right else "none"), homogeneity=k,
-        kinks=() if smooth else (0.0,), smoothness=inf if smooth else k - 1, limits=ends, infimum=min(0.0, *ends),
-        supremum=max(0.0, *ends), analytic=smooth, lipschitz=inf,
-        curvature=2 * max(abs(left), abs(right)) if k == 2 else inf, monotone=left <= 0 <= right, constant_on=flat,
-        reflection_sum=0.0 if left == -right else None, reflection_slope=0.0 if left == right else None,
+        f"{right:.6g} z**{k} (z>0), {left:.6g} |z|**{k} (z<0)",
+        f,
+        parity="even" if left == right else ("odd" if left == -right else "none"),
+        homogeneity=k,
+        kinks=() if smooth else (0.0,),
+        smoothness=inf if smooth else k - 1,
+        limits=ends,
+        infimum=min(0.0, *ends),
+        supremum=max(0.0, *ends),
+        analytic=smooth,
+        lipschitz=inf,
+        curvature=2 * max(abs(left), abs(right)) if k == 2 else inf,
+        monotone=left <= 0 <= right,
+        constant_on=flat,
+        reflection_sum=0.0 if left == -right else None,
+        reflection_slope=0.0 if left == right else None,
     )
 
 
@@ -302,10 +337,19 @@ def _polynomial_facts(p: Polynomial) -> ActivationFacts:
     ends = (math.copysign(inf, lead * (-1) ** degree), math.copysign(inf, lead))
     terms = [f"{c:+.6g} z**{k}" if k else f"{c:+.6g}" for k, c in enumerate(p.coefficients) if c != 0]
     return ActivationFacts(
-        "polynomial " + " ".join(terms), p, p.derivatives(), parity="odd" if odd else "even" if even else "none",
-        kinks=(), smoothness=inf, limits=ends, infimum=-inf if degree % 2 or lead < 0 else None,
-        supremum=inf if degree % 2 or lead > 0 else None, analytic=True, lipschitz=inf,
-        curvature=2 * abs(lead) if degree == 2 else inf, reflection_sum=0.0 if odd else None,
+        "polynomial " + " ".join(terms),
+        p,
+        p.derivatives(),
+        parity="odd" if odd else "even" if even else "none",
+        kinks=(),
+        smoothness=inf,
+        limits=ends,
+        infimum=-inf if degree % 2 or lead < 0 else None,
+        supremum=inf if degree % 2 or lead > 0 else None,
+        analytic=True,
+        lipschitz=inf,
+        curvature=2 * abs(lead) if degree == 2 else inf,
+        reflection_sum=0.0 if odd else None,
         reflection_slope=0.0 if even else None,
     )
 

@@ -331,9 +331,7 @@ class _Follower:
         self._pass(step, after.labels)
         if "max" not in base:
             return after
-        return replace(
-            after, parity=torch.where(after.parity == 1, 1, 0), linear=torch.zeros_like(after.linear)
-        )
+        return replace(after, parity=torch.where(after.parity == 1, 1, 0), linear=torch.zeros_like(after.linear))
 
     def _reduced(self, step: Step, flow: _Flow) -> _Flow | None:
         """What is reduced as rows, what remains as columns."""

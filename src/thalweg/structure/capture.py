@@ -27,6 +27,7 @@ from thalweg.structure.source import ForwardFailedError, NotTraceableError, Sour
 
 __all__ = ["capture", "plain_execution"]
 
+
 @contextmanager
 def plain_execution() -> Iterator[None]:
     """Attention by its mathematical form, no fused shortcuts, and the tracer's own warnings silenced."""

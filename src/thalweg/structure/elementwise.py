@@ -177,5 +177,3 @@ def _plain_numbers(arguments: Any) -> list[float]:
     if isinstance(arguments, list | tuple):
         return [number for argument in arguments for number in _plain_numbers(argument)]
     return []
-
-

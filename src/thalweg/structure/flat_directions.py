@@ -219,10 +219,6 @@ def _axis(kind: str, text: str, size: int, coordinate: int, extent: Extent = "li
     return FlatDirection(kind, text, size, torch.tensor([coordinate]), torch.ones(1), extent)
 
 
-def axes(
-    kind: str, text: str, size: int, coordinates: Iterable[int], extent: Extent = "line"
-) -> list[FlatDirection]:
+def axes(kind: str, text: str, size: int, coordinates: Iterable[int], extent: Extent = "line") -> list[FlatDirection]:
     """One direction along each of some coordinates; frozen ones (-1) are left out."""
     return [_axis(kind, text, size, c, extent) for c in coordinates if c >= 0]
-
-

@@ -15,9 +15,21 @@ __all__ = ["degree_in"]
 
 _KEEP = frozenset(
     {
-        "avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices",
-        "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_max_pool2d", "mean", "sum", "amax", "amin",
-        "max", "min", "neg"
+        "avg_pool1d",
+        "avg_pool2d",
+        "avg_pool3d",
+        "max_pool2d_with_indices",
+        "max_pool3d_with_indices",
+        "_adaptive_avg_pool2d",
+        "_adaptive_avg_pool3d",
+        "adaptive_max_pool2d",
+        "mean",
+        "sum",
+        "amax",
+        "amin",
+        "max",
+        "min",
+        "neg",
     }
 )
 """Operations of torch whose result scales as their one argument does."""

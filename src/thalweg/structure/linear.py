@@ -19,7 +19,6 @@ from thalweg.structure.weights import WeightReader, Weights
 __all__ = ["LinearUse", "find_linear"]
 
 
-
 @dataclass(frozen=True)
 class LinearUse:
     """One dense layer.

@@ -101,8 +101,11 @@ class NetworkStructure:
     @cached_property
     def unused(self) -> tuple[str, ...]:
         """Blocks of `space` that no output depends on."""
-        used = {str(self._program.values[i].key) for i in self._program.reachable(self._program.outputs)
-                if self._program.values[i].kind == "parameter"}
+        used = {
+            str(self._program.values[i].key)
+            for i in self._program.reachable(self._program.outputs)
+            if self._program.values[i].kind == "parameter"
+        }
         return tuple(name for name in self.space.names if name not in used)
 
     @cached_property

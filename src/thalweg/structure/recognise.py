@@ -19,9 +19,15 @@ __all__ = ["recognise"]
 _COPIES = frozenset(["clone", "alias", "detach", "contiguous", "lift_fresh", "lift_fresh_copy"])
 _NORMS = frozenset(
     {
-        "native_layer_norm", "native_group_norm", "native_batch_norm", "cudnn_batch_norm",
-        "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "_batch_norm_no_update",
-        "_fused_rms_norm", "rms_norm"
+        "native_layer_norm",
+        "native_group_norm",
+        "native_batch_norm",
+        "cudnn_batch_norm",
+        "_native_batch_norm_legit",
+        "_native_batch_norm_legit_no_training",
+        "_batch_norm_no_update",
+        "_fused_rms_norm",
+        "rms_norm",
     }
 )
 _KINDS: dict[str, Kind] = {
@@ -161,16 +167,33 @@ class _Recogniser:
     def _dense(self, number: int, index: int, value: Value, reads: tuple[int, ...], use: LinearUse) -> Step:
         names = (*use.weight.names, *(use.bias.names if use.bias else ()))
         return Step(
-            number, "dense", _layer_name(names, f"dense_{number}"), reads, names, value.shape or (), _operation(value),
-            weight=use.weight, bias=use.bias, left=use.left, squeezed=use.squeezed, value=index,
+            number,
+            "dense",
+            _layer_name(names, f"dense_{number}"),
+            reads,
+            names,
+            value.shape or (),
+            _operation(value),
+            weight=use.weight,
+            bias=use.bias,
+            left=use.left,
+            squeezed=use.squeezed,
+            value=index,
         )
 
     def _activation(self, number: int, index: int, value: Value, reads: tuple[int, ...], region: Region) -> Step:
         function = ScalarFunction(self._program, region.root, index)
         facts: ActivationFacts = match_activation(function, function.numbers(), name=f"elementwise_{number}")
         return Step(
-            number, "activation", f"{facts.name}_{number}", reads, (), value.shape or (), _operation(value),
-            activation=facts, value=index,
+            number,
+            "activation",
+            f"{facts.name}_{number}",
+            reads,
+            (),
+            value.shape or (),
+            _operation(value),
+            activation=facts,
+            value=index,
         )
 
     def _plain(self, number: int, index: int, value: Value, reads: tuple[int, ...]) -> Step:
@@ -180,8 +203,17 @@ class _Recogniser:
         kind = self._kind(value, maker, bool(own) or self._reads_constants(index))
         weight, bias = self._affine(kind, maker) if kind in {"convolution", "norm", "embedding"} else (None, None)
         return Step(
-            number, kind, _layer_name(names, f"{maker.base or kind}_{number}"), reads, names, value.shape or (),
-            _operation(maker), weight=weight, bias=bias, from_data=index not in self._on_parameters, value=index,
+            number,
+            kind,
+            _layer_name(names, f"{maker.base or kind}_{number}"),
+            reads,
+            names,
+            value.shape or (),
+            _operation(maker),
+            weight=weight,
+            bias=bias,
+            from_data=index not in self._on_parameters,
+            value=index,
         )
 
     def _maker(self, value: Value) -> Value:

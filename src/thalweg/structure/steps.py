@@ -21,8 +21,20 @@ from thalweg.structure.weights import Weights, evaluate_weights
 __all__ = ["Kind", "Step", "run_steps"]
 
 Kind = Literal[
-    "input", "dense", "convolution", "embedding", "norm", "activation", "add", "multiply", "concatenate", "rearrange",
-    "pool", "softmax", "matmul", "other",
+    "input",
+    "dense",
+    "convolution",
+    "embedding",
+    "norm",
+    "activation",
+    "add",
+    "multiply",
+    "concatenate",
+    "rearrange",
+    "pool",
+    "softmax",
+    "matmul",
+    "other",
 ]
 
 

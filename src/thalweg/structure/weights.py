@@ -20,6 +20,7 @@ from thalweg.structure.program import Program, Value
 
 __all__ = ["WeightReader", "Weights", "evaluate_weights", "full_vector"]
 
+
 @dataclass(frozen=True, eq=False)
 class Weights:
     """A tensor of parameters as one layer uses it.

@@ -30,6 +30,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from thalweg.objectives import seamless
 from thalweg.structure import ActivationFacts, jet
 
 __all__ = [
@@ -81,8 +82,9 @@ class Asymptotes(NamedTuple):
 
 def hardened(facts: ActivationFacts, asymptotes: Asymptotes, z: Float[Tensor, "..."], s: Tensor) -> Tensor:
     """``s sigma(z / s)`` for s >= 0; differentiable by torch, at s = 0 from the side of positive s."""
-    slope, level = asymptotes.at(z)
-    closed = s == 0
+    with seamless():
+        closed = s == 0
+    slope, level = asymptotes.at(torch.where(closed, z, torch.full_like(z, torch.inf)))
     inside = s * facts(z / torch.where(closed, torch.ones_like(s), s))
     return torch.where(closed, slope * z + level * s, inside)
 
@@ -249,7 +251,8 @@ def _by_nodes(facts: ActivationFacts, z: Tensor, t: Tensor, order: int) -> dict[
 
 def _sides(t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Where t is small; t there, zero elsewhere; t elsewhere, one there."""
-    near = t.abs() <= SMALL
+    with seamless():
+        near = t.abs() <= SMALL
     return near, torch.where(near, t, torch.zeros_like(t)), torch.where(near, torch.ones_like(t), t)
 
 

@@ -9,15 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from thalweg.foundation import InvalidInputError
 from thalweg.objectives import Objective, restrict
 from thalweg.solvers import Status, find_critical_point
-from thalweg.solvers.starts import checked_starts
-from thalweg.symmetry.channel_coordinates import half_distances, merging_of, scales, to_channel
+from thalweg.symmetry.channel_coordinates import half_distances
 from thalweg.symmetry.channel_ends import Channel, ChannelEnd, figures, named
-from thalweg.symmetry.channel_ground import ground_of
-from thalweg.symmetry.channels import checked_pick, with_negated, with_signs
-from thalweg.tangent import inertia
+from thalweg.symmetry.channel_entry import enter
+from thalweg.symmetry.channel_verdict import EndReport, report_end
 
 __all__ = ["channel_bottom"]
 
@@ -45,63 +42,41 @@ def channel_bottom(
         InvalidInputError: for a theta of another shape, or units that are not there.
         NotApplicableError: where channels cannot be.
     """
-    points, batch = checked_starts(objective, theta, None, None)
-    if batch != torch.Size([]):
-        raise InvalidInputError(f"one parameter vector is needed, got a batch {tuple(batch)}")
-    ground = ground_of(objective, layer)
-    pick = with_signs(ground, checked_pick(ground, layer, groups), points[0])
-    points = with_negated(ground.network, pick, points[0]).unsqueeze(0)
-    units = torch.tensor(pick.units, device=points.device)
-    merging = merging_of(ground.network, layer, pick.sizes, units, points[0])
-    form = ground.form(merging)
-    space = form.space
-    start = to_channel(ground.network, merging, units, points, space)
+    entry = enter(objective, theta, layer, groups)
+    form, space, merging = entry.form, entry.form.space, entry.merging
     free = [name for name in space.names if name not in ("softness", "opening")]
-    held = restrict(form, free, torch.zeros_like(start[0]))
-    found = find_critical_point(held, held.embed(start[0]), progress=False)
+    held = restrict(form, free, torch.zeros_like(entry.inner[0]))
+    found = find_critical_point(held, held.embed(entry.inner[0]), progress=False)
     end = held.project(found.theta)
-    measured = form.evaluate(end, 2)
-    assert measured.gradient is not None
-    assert measured.hessian is not None
-    scale = scales(merging, end.unsqueeze(0), space)[0]
-    alone = merging.alone
-    slopes = measured.gradient[space.slice("softness")] if alone else scale[:0]
-    bends = measured.hessian.diagonal()[space.slice("opening")] / 2 if len(scale) > alone else scale[:0]
-    h = torch.cat([slopes / scale[:alone], bends / scale[alone:].square()])
-    kind, way_out, told = _kind(form.n_samples, measured.hessian, h, merging.triples, alone)
+    report = report_end(form, end, torch.ones(len(merging.sizes), dtype=torch.bool, device=end.device))
+    value = float(form.value(end))
+    kind, told = _kind(report)
     if found.status is not Status.CONVERGED:
-        kind, way_out, told = ChannelEnd.UNRESOLVED, None, f"{found.status.value}. {found.message}"
-    where = f"{named(layer, pick.groups)}, at infinity"
-    message = f"{where}: the loss is {float(measured.value):.10g}, h = {figures(h)}; {told}"
+        kind, told = ChannelEnd.UNRESOLVED, f"{found.status.value}. {found.message}"
+    where = f"{named(layer, entry.pick.groups)}, at infinity"
+    message = f"{where}: the loss is {value:.10g}, h = {figures(report.h)}; {told}"
     return Channel(
         end=kind,
-        value=float(measured.value),
+        value=value,
         gradient_norm=float(found.gradient_norm),
         layer=layer,
-        groups=pick.groups,
-        epsilon=half_distances(merging, start, space)[0],
-        h=h,
+        groups=entry.pick.groups,
+        epsilon=half_distances(merging, entry.inner, space)[0],
+        h=report.h,
         theta=end,
         objective=form,
-        ground=ground,
-        undecided=-1,
-        entered_at=float(form.value(start[0])),
+        ground=entry.ground,
+        undecided=report.level,
+        entered_at=float(form.value(entry.inner[0])),
         message=message[:1].upper() + message[1:],
-        way_out=way_out,
+        way_out=report.way_out if kind is ChannelEnd.SADDLE else None,
     )
 
 
-def _kind(
-    samples: int, hessian: Tensor, h: Tensor, triples: int, alone: int
-) -> tuple[ChannelEnd, Tensor | None, str]:
-    counts = inertia(hessian, samples=samples)
-    falls = h[:alone] < 0
-    if counts.negative or bool(falls.any()):
-        way_out = torch.linalg.eigh((hessian + hessian.mT) / 2).eigenvectors[:, 0] if counts.negative else None
-        softer = "; it falls as a unit alone becomes soft again" if bool(falls.any()) else ""
-        return ChannelEnd.SADDLE, way_out, f"{counts.negative} negative curvatures{softer}."
-    # one number of each channel of three does not matter at its end, and the softness of a unit alone has no curvature
-    level = counts.undecided + max(0, counts.zero - triples - alone)
-    if level:
-        return ChannelEnd.DEGENERATE, None, f"no negative curvature, {level} lost in rounding."
-    return ChannelEnd.MINIMUM, None, "no negative curvature."
+def _kind(report: EndReport) -> tuple[ChannelEnd, str]:
+    if report.negative or report.falls:
+        softer = "; it falls as a unit alone becomes soft again" if report.softens else ""
+        return ChannelEnd.SADDLE, f"{report.negative} negative curvatures{softer}."
+    if report.level:
+        return ChannelEnd.DEGENERATE, f"no negative curvature, {report.level} lost in rounding."
+    return ChannelEnd.MINIMUM, "no negative curvature."

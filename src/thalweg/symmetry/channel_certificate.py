@@ -74,6 +74,7 @@ class ChannelToInfinity(Certifier):
         if found.end not in (ChannelEnd.MINIMUM, ChannelEnd.DEGENERATE):
             return self.undecided(f"{found.end.value}: {found.message.rstrip('.')}")
         assert found.layer is not None
+        assert found.ground is not None
         lower = compared(case, self._lowest(case.objective, found))
         where = Hypothesis(
             "the end is a critical point at infinity without negative curvature", State.CHECKED, note=found.end.value
@@ -84,7 +85,7 @@ class ChannelToInfinity(Certifier):
         evidence: dict[str, Tensor | float | str] = {
             "theta": lower.theta,
             "limit": found.value,
-            "excess": float(ground_of(case.objective).risk.value(case.theta)) - found.value,
+            "excess": float(found.ground.risk.value(case.theta)) - found.value,
             "rise": found.rise,
             "h": found.h,
             "epsilon": found.epsilon,

@@ -12,7 +12,19 @@ from thalweg.foundation import InvalidInputError, ParameterSpace
 from thalweg.structure import DenseNetwork
 from thalweg.symmetry.channel_network import Merging
 
-__all__ = ["PairNumbers", "from_channel", "half_distances", "merging_of", "pair_numbers", "to_channel"]
+__all__ = [
+    "ChannelRows",
+    "PairNumbers",
+    "from_channel",
+    "half_distances",
+    "incoming_by_name",
+    "merging_of",
+    "opening_of",
+    "pair_numbers",
+    "rows_of",
+    "scales",
+    "to_channel",
+]
 
 
 class PairNumbers(NamedTuple):
@@ -89,6 +101,47 @@ def _strongest(outgoing: Tensor, sizes: tuple[int, ...]) -> list[Tensor]:
     return found
 
 
+class ChannelRows(NamedTuple):
+    """Input weights of a layer with channels, ``(S, k, d)`` each, the bias last where there is one.
+
+    Attributes:
+        single: of units in no channel.
+        u: of units alone in theirs.
+        w: middles of pairs.
+        v: of pairs, the difference that opens them.
+        m: middles of threes.
+        p: of threes, the difference of first order.
+        q: of threes, that of second order.
+    """
+
+    single: Tensor
+    u: Tensor
+    w: Tensor
+    v: Tensor
+    m: Tensor
+    p: Tensor
+    q: Tensor
+
+    @property
+    def sideways(self) -> Float[Tensor, "S n d"]:
+        """What epsilon is measured along: u, v and p."""
+        return torch.cat([self.u, self.v, self.p], 1)
+
+
+def rows_of(merging: Merging, named: dict[str, Tensor]) -> ChannelRows:
+    """The input weights, by parameters of a `ChannelNetwork`, ``(S, ...)`` by name."""
+    incoming = incoming_by_name(merging.layer, named)
+    alone, pairs, triples = merging.alone, merging.pairs, merging.triples
+    single = incoming.shape[1] - sum(merging.sizes)
+    return ChannelRows(*incoming.split([single, alone, pairs, pairs, triples, triples, triples], 1))
+
+
+def incoming_by_name(layer: int, named: dict[str, Tensor]) -> Float[Tensor, "S m d"]:
+    """Input weights of a layer, the bias last where there is one, by parameters by name."""
+    weight, bias = named[f"weight_{layer}"], named.get(f"bias_{layer}")
+    return weight if bias is None else torch.cat([weight, bias.unsqueeze(-1)], -1)
+
+
 def half_distances(merging: Merging, rows: Float[Tensor, "S Q"], space: ParameterSpace) -> Float[Tensor, "S n"]:
     """The epsilons: half the distance of the (outer) units' input weights; of a unit alone, one over their size."""
     return scales(merging, rows, space) * opening_of(merging, rows, space).abs()
@@ -102,23 +155,8 @@ def opening_of(merging: Merging, rows: Float[Tensor, "S Q"], space: ParameterSpa
 
 def scales(merging: Merging, rows: Float[Tensor, "S Q"], space: ParameterSpace) -> Float[Tensor, "S n"]:
     """What s is multiplied by to give epsilon: ``1 / |u|``, ``|v|``, ``|p|``."""
-    sideways = _sideways(merging, space.unflatten(rows)).norm(dim=-1)
+    sideways = rows_of(merging, space.unflatten(rows)).sideways.norm(dim=-1)
     return torch.cat([1 / sideways[:, : merging.alone], sideways[:, merging.alone :]], 1)
-
-
-def _sideways(merging: Merging, named: dict[str, Tensor]) -> Tensor:
-    """Rows u of units alone, v of pairs and p of threes, ``(S, n, d)``, the bias last where there is one."""
-    incoming = _incoming(merging, named)
-    alone, pairs, triples = merging.alone, merging.pairs, merging.triples
-    _, u, _, v, _, p, _ = incoming.split(
-        [incoming.shape[1] - sum(merging.sizes), alone, pairs, pairs, triples, triples, triples], 1
-    )
-    return torch.cat([u, v, p], 1)
-
-
-def _incoming(merging: Merging, named: dict[str, Tensor]) -> Tensor:
-    weight, bias = named[f"weight_{merging.layer}"], named.get(f"bias_{merging.layer}")
-    return weight if bias is None else torch.cat([weight, bias.unsqueeze(-1)], -1)
 
 
 def to_channel(
@@ -145,7 +183,7 @@ def to_channel(
     named = _by_layers(network, rows)
     units = units.expand(count, units.shape[-1])
     rest = _others(units, network.layers[layer].out_features)
-    incoming = _incoming(merging, named)
+    incoming = incoming_by_name(layer, named)
     outgoing = named[f"weight_{layer + 1}"].mT
     strongest = _strongest(_pick(outgoing, units), merging.sizes)
     pulls = torch.stack([each[:, at] for each, at in zip(strongest, merging.largest, strict=True)], 1)
@@ -184,7 +222,7 @@ def from_channel(
     units = units.expand(count, units.shape[-1])
     rest = _others(units, network.layers[layer].out_features)
     single = rest.shape[1]
-    incoming, outgoing = _incoming(merging, named), named[f"weight_{layer + 1}"].mT
+    incoming, outgoing = incoming_by_name(layer, named), named[f"weight_{layer + 1}"].mT
     pull = rows.new_tensor(merging.signs).expand(count, -1).unsqueeze(-1)
     if "share" in space:
         others = _other_outputs(merging, named["share"].shape[2] + 1, rows)

@@ -23,7 +23,11 @@ _NUMBERS = 64
 class ChannelEnd(Told):
     """What lies at the end of a channel. `value` is the name people read, `sentence` says what it means."""
 
-    MINIMUM = ("minimum at infinity", "The loss falls along the channel towards a strict local minimum at its end.")
+    MINIMUM = (
+        "minimum at infinity",
+        "The loss falls along the channel towards a local minimum at its end, strict but for directions in which "
+        "nothing changes there for a known reason.",
+    )
     DEGENERATE = (
         "level end",
         "The loss falls towards a critical point at infinity, some of whose curvatures rounding hides.",

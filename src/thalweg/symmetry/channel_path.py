@@ -16,22 +16,22 @@ form are derived here, and hold for any loss, any layer and several outputs.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from thalweg.foundation import InvalidInputError, NotApplicableError
 from thalweg.objectives import EmpiricalRisk, Objective, restrict
 from thalweg.solvers import minimize
-from thalweg.solvers.starts import checked_starts
-from thalweg.symmetry.channel_coordinates import from_channel, half_distances, merging_of, scales, to_channel
+from thalweg.symmetry.channel_coordinates import from_channel, half_distances, rows_of, scales
 from thalweg.symmetry.channel_ends import Channel, ChannelEnd
-from thalweg.symmetry.channel_ground import ground_of
+from thalweg.symmetry.channel_entry import enter
 from thalweg.symmetry.channel_network import ChannelNetwork, Merging
 
 if TYPE_CHECKING:
@@ -93,25 +93,20 @@ def channel_rates(channel: Channel) -> list[ChannelRates]:
     form, merging = _end(channel)
     if not merging.pairs:
         raise NotApplicableError("rates are known for channels of two units")
-    space, theta, layer = form.space, channel.theta, merging.layer
+    space, theta = form.space, channel.theta
     hessian = form.hessian(theta)
     named = space.unflatten(theta)
-    weight = named[f"weight_{layer}"]
-    first = len(weight) - sum(merging.sizes) + merging.alone + merging.pairs
-    places = torch.arange(space.size, device=theta.device)
-    rows = places[space.slice(f"weight_{layer}")].view_as(weight)
+    order = torch.arange(space.size, dtype=torch.float64, device=theta.device).unsqueeze(0)
+    places = rows_of(merging, space.unflatten(order)).v[0].long()
     pulls = named["share"].square().sum(1).add(1).sqrt() if "share" in space else theta.new_ones(len(merging.sizes))
     found = []
-    for k in range(merging.pairs):
-        if bool(torch.isnan(channel.h[merging.alone + k])):
+    for number, place in enumerate(places, merging.alone):
+        h = float(channel.h[number])
+        if math.isnan(h):
             continue
-        place = rows[first + k]
-        if f"bias_{layer}" in space:
-            place = torch.cat([place, places[space.slice(f"bias_{layer}")][first + k : first + k + 1]])
         v = float(theta[place].norm())
         top = float(torch.linalg.eigvalsh(hessian[place][:, place])[-1])
-        number = merging.alone + k
-        found.append(ChannelRates(channel.value, float(channel.h[number]), v * float(pulls[number]), v**2 * top / 2))
+        found.append(ChannelRates(channel.value, h, v * float(pulls[number]), v**2 * top / 2))
     return found
 
 
@@ -128,6 +123,7 @@ class ChannelPath:
         sharpness: ``(k,)``, the largest eigenvalue of its Hessian.
         softest: ``(k,)``, the smallest; below some 1e-16 of the largest it is rounding.
         distance: ``(k,)``, root of the mean square distance of the outputs from those at the end.
+        closes: ``(n,)``, which channels do; the others stay as they are at the end.
     """
 
     limit: float
@@ -138,13 +134,15 @@ class ChannelPath:
     sharpness: Float[Tensor, " k"]
     softest: Float[Tensor, " k"]
     distance: Float[Tensor, " k"]
+    closes: Bool[Tensor, " n"]
 
     def slopes(self) -> dict[str, float]:
-        """Powers of ``1 / epsilon`` with which loss, outputs and curvature change, fitted to all states.
+        """Powers of ``1 / epsilon``, of the first channel that closes, with which loss, outputs and curvature change.
 
-        Theory: -2, -2 and 2.
+        They are fitted to all states. Theory: -2, -2 and 2.
         """
-        x = -np.log(self.epsilon[:, 0].cpu().numpy())
+        first = int(self.closes.nonzero()[0])
+        x = -np.log(self.epsilon[:, first].cpu().numpy())
         columns = {
             "loss above its limit": self.value - self.limit,
             "distance of the outputs": self.distance,
@@ -208,6 +206,7 @@ def channel_path(channel: Channel, epsilons: Sequence[float]) -> ChannelPath:
         sharpness=spectra[:, -1],
         softest=spectra[:, 0],
         distance=apart,
+        closes=closed,
     )
 
 
@@ -244,24 +243,14 @@ def jump(
     >>> tw.symmetry.jump(risk, torch.tensor([2.2, 1.8, 5.0, -3.0], dtype=torch.float64), [(0, 1)])
     tensor([ 2.1000,  1.9000,  9.0000, -7.0000], dtype=torch.float64)
     """
-    from thalweg.symmetry.channels import checked_pick, with_negated, with_signs  # they lead here
-
     if not factor > 0:
         raise InvalidInputError(f"an opening is multiplied by a positive factor, got {factor}")
-    points, batch = checked_starts(objective, theta, None, None)
-    if batch != torch.Size([]):
-        raise InvalidInputError(f"one parameter vector is needed, got a batch {tuple(batch)}")
-    ground = ground_of(objective, layer)
-    pick = with_signs(ground, checked_pick(ground, layer, groups), points[0])
-    points = with_negated(ground.network, pick, points[0]).unsqueeze(0)
-    units = torch.tensor(pick.units, device=points.device)
-    merging = merging_of(ground.network, layer, pick.sizes, units, points[0])
-    form = ground.form(merging)
-    inner = to_channel(ground.network, merging, units, points, form.space)
+    entry = enter(objective, theta, layer, groups)
+    inner, space = entry.inner.clone(), entry.form.space
     for name in ("softness", "opening"):
-        if name in form.space:
-            inner[:, form.space.slice(name)] *= factor
-    return with_negated(ground.network, pick, from_channel(ground.network, merging, units, inner, form.space)[0])
+        if name in space:
+            inner[:, space.slice(name)] *= factor
+    return entry.weights(inner)
 
 
 def weights_within(channel: Channel, factor: float) -> Float[Tensor, " P"]:

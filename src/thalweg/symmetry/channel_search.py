@@ -10,10 +10,18 @@ from torch import Tensor
 
 from thalweg.objectives import restrict
 from thalweg.solvers import Solution, Status, minimize
-from thalweg.symmetry.channel_coordinates import from_channel, half_distances, opening_of, scales, to_channel
+from thalweg.symmetry.channel_coordinates import (
+    from_channel,
+    half_distances,
+    incoming_by_name,
+    opening_of,
+    rows_of,
+    to_channel,
+)
 from thalweg.symmetry.channel_ends import Channel, ChannelEnd, figures, named
 from thalweg.symmetry.channel_ground import Ground
 from thalweg.symmetry.channel_network import Merging
+from thalweg.symmetry.channel_verdict import report_end
 
 __all__ = ["ChannelSearch"]
 
@@ -23,6 +31,8 @@ _SIDEWAYS = 1e-4
 """Two units that pull less than this part of what they give together are alike, and in no channel."""
 _SOFTER = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
 """Parts of the softness where a channel was entered at which its end must not be undercut."""
+_SAME = 1e-12
+"""Losses that differ by less than this part of them are the same in other coordinates."""
 _ITERATIONS = 150
 _HELD_ITERATIONS = 80
 """With units held at their asymptotes a search that has not converged by then turns round between kinks."""
@@ -63,27 +73,23 @@ class ChannelSearch:
 
     def _closed(self, theta: Tensor) -> Bool[Tensor, "S n"]:
         """Which channels are as good as closed."""
-        named = self.space.unflatten(theta)
-        weight, columns = named[f"weight_{self.merging.layer}"], named[f"weight_{self.merging.layer + 1}"].mT
-        alone, pairs, triples = self.merging.alone, self.merging.pairs, self.merging.triples
-        first = weight.shape[1] - sum(self.merging.sizes)
-        _, w_1, w_2, v, w_3, p, _ = weight.split([first, alone, pairs, pairs, triples, triples, triples], 1)
-        middle = torch.cat([w_2, w_3], 1).norm(dim=-1)
+        named, alone = self.space.unflatten(theta), self.merging.alone
+        pairs, triples = self.merging.pairs, self.merging.triples
+        rows = rows_of(self.merging, named)
+        columns = named[f"weight_{self.merging.layer + 1}"].mT
+        _, c, flat, _ = columns.split([rows.single.shape[1], pairs, triples, triples], 1)
+        middle = torch.cat([rows.w, rows.m], 1).norm(dim=-1)
         near = half_distances(self.merging, theta, self.space)[:, alone:] <= _CLOSED * middle
         # epsilon = s |v| is small as well where v vanishes: two units that are alike, with finite weights
-        _, c, flat, _ = columns.split([first, pairs, triples, triples], 1)
-        sideways, sum_ = torch.cat([v, p], 1).norm(dim=-1), torch.cat([c, flat], 1).norm(dim=-1)
+        sideways, sum_ = rows.sideways[:, alone:].norm(dim=-1), torch.cat([c, flat], 1).norm(dim=-1)
         near &= sideways > _SIDEWAYS * sum_ * middle
-        return torch.cat([torch.ones_like(w_1[..., 0], dtype=torch.bool), near], 1)
+        return torch.cat([torch.ones(len(theta), alone, dtype=torch.bool, device=theta.device), near], 1)
 
     def ends(self) -> list[Channel]:
         """What lies at the end of each search."""
-        ends = [self._where_it_stopped(number) for number in range(len(self.start))]
         rows = [k for k, one in enumerate(self.first.converged.tolist()) if one and bool(self.closed[k].any())]
-        if rows:
-            for number, end in zip(rows, self._at_infinity(rows), strict=True):
-                ends[number] = end
-        return ends
+        at_infinity = dict(zip(rows, self._at_infinity(rows), strict=True)) if rows else {}
+        return [at_infinity.get(number) or self._where_it_stopped(number) for number in range(len(self.start))]
 
     def led(self) -> dict[int, Tensor]:
         """Where searches that found no end went, as weights, by number."""
@@ -109,61 +115,57 @@ class ChannelSearch:
         if found.status is not Status.CONVERGED:
             told = f"In the coordinates of {name}: {found.status.value}. {found.message}"
             return self._channel(number, ChannelEnd.UNRESOLVED, found, told)
-        epsilon = half_distances(self.merging, found.theta.unsqueeze(0), self.space)[0]
+        inner = found.theta.unsqueeze(0)
+        if bool((opening_of(self.merging, inner, self.space) == 0).any()):
+            told = f"{name} became alike, at finite weights that these coordinates do not have."
+            return self._channel(number, ChannelEnd.UNRESOLVED, found, told)
+        epsilon = half_distances(self.merging, inner, self.space)[0]
         told = f"{name} came to rest at epsilon = {figures(epsilon)}, where the weights are finite."
         channel = self._channel(number, ChannelEnd.FINITE, found, told)
-        if bool(self.closed[number].any()):
-            return channel
         return replace(channel, theta=self._weights(number, found.theta), objective=None)
 
     def _at_infinity(self, rows: list[int]) -> list[Channel]:
         """Points whose channels are exactly closed, searched once more from there."""
-        theta, closed = self._shut(self.first.theta[rows], self.closed[rows]), self.closed[rows]
-        again = self._search(theta)
+        closed = self.closed[rows]
+        again = self._search(self._shut(self.first.theta[rows], closed))
         stays = self._closed(again.theta) | ~closed
         end = self._shut(again.theta, closed)
-        h, noise = self._rise(end)
         return [
-            self._end_of(number, replace(again[k], theta=end[k]), closed[k], stays[k], h[k], noise[k])
+            self._end_of(number, replace(again[k], theta=end[k]), closed[k], bool(stays[k].all()))
             for k, number in enumerate(rows)
         ]
 
-    def _end_of(
-        self, number: int, found: Solution, closed: Tensor, stays: Tensor, h: Tensor, noise: Tensor
-    ) -> Channel:
-        name, alone = self._name(number), self.merging.alone
-        falls = (h < -noise)[closed]
+    def _end_of(self, number: int, found: Solution, closed: Tensor, stays: bool) -> Channel:
+        name, value, entered = self._name(number), float(found.value), float(self.entered[number])
+        report = report_end(self.form, found.theta, closed)
         reason = ""
         if found.status is not Status.CONVERGED:
             reason = f"{found.status.value}. {found.message}"
-        elif not bool(stays.all()):
+        elif not stays:
             reason = "it opens again from there."
-        elif bool(falls.any()):
-            reason = f"the loss falls as the channel opens, with h = {figures(h)}."
-        elif bool(torch.isnan(h[closed]).any()):
+        elif report.falls:
+            reason = f"the loss falls as the channel opens, with h = {figures(report.h)}."
+        elif report.negative:
+            reason = f"{report.negative} curvatures are negative there."
+        elif not bool(torch.isfinite(report.h[closed]).all()):
             reason = "nothing pulls it open there."
-        elif float(found.value) > float(self.entered[number]) + 1e-12 * (1 + abs(float(found.value))):
-            reason = f"with {float(found.value):.10g} it lies above the {float(self.entered[number]):.10g} here."
-        elif alone and self._undercut(number, found.theta, float(found.value)):
+        elif value > entered + report.noise + _SAME * abs(entered):
+            reason = f"with {value:.10g} it lies above the {entered:.10g} here."
+        elif self.merging.alone and self._undercut(number, found.theta, value - report.noise - _SAME * abs(value)):
             reason = "the loss falls as a unit alone becomes soft again."
         elif not self._clear(found.theta):
             reason = "a sample lies on the kink of a unit that has become hard."
         if reason:
             told = f"{name} closes, but its end is no minimum: {reason}"
             return self._channel(number, ChannelEnd.UNRESOLVED, found, told)
-        triples = int(closed[len(closed) - self.merging.triples :].sum())
-        # at the end of a channel of three, where 2 A_1 p + 6 A_2 q is all that matters of these, one of them does not
-        level = max(0, int(found.undecided) - triples) + int((h.abs() <= noise)[:alone].sum())
-        told = (
-            f"{name}: the loss falls from {float(self.entered[number]):.10g} to {float(found.value):.10g} at "
-            f"infinity, h = {figures(h)}" + (f"; {level} curvatures are lost in rounding." if level else ".")
+        told = f"{name}: the loss falls from {entered:.10g} to {value:.10g} at infinity, h = {figures(report.h)}" + (
+            f"; {report.level} curvatures are lost in rounding." if report.level else "."
         )
-        rises = bool((h > noise)[closed].all())
-        kind = ChannelEnd.MINIMUM if rises and not level else ChannelEnd.DEGENERATE
-        return replace(self._channel(number, kind, found, told), h=torch.where(closed, h, torch.nan))
+        kind = ChannelEnd.DEGENERATE if report.level else ChannelEnd.MINIMUM
+        return replace(self._channel(number, kind, found, told), h=report.h, undecided=report.level)
 
-    def _undercut(self, number: int, end: Tensor, value: float) -> bool:
-        """Whether the loss is lower with softer units alone, the rest as at the end, or at its best for one softness.
+    def _undercut(self, number: int, end: Tensor, bound: float) -> bool:
+        """Whether the loss is below a bound with softer units alone, all else as at the end or at its best for one.
 
         Where the levels of the asymptotes vanish the slope at the end does so too, and says nothing.
         """
@@ -174,7 +176,7 @@ class ChannelSearch:
         held = restrict(self.form, free, softer[2])
         best = minimize(held, held.embed(softer[2]), max_iterations=_HELD_ITERATIONS, progress=False).value
         lowest = torch.cat([self.form.value(softer), best.reshape(1)]).nan_to_num(nan=torch.inf).min()
-        return float(lowest) < value - 1e-12 * (1 + abs(value))
+        return float(lowest) < bound
 
     def _shut(self, theta: Tensor, closed: Tensor) -> Tensor:
         """With the openings of closed channels exactly zero."""
@@ -184,43 +186,18 @@ class ChannelSearch:
             theta[:, place] = torch.where(closed[:, alone:], 0.0, theta[:, place])
         return theta
 
-    def _rise(self, end: Tensor) -> tuple[Float[Tensor, "k n"], Float[Tensor, "k n"]]:
-        """What h is of each channel, and the rounding noise of it for units alone."""
-        unit = scales(self.merging, end, self.space)
-        parts, noise = [], torch.zeros_like(unit)
-        found = self.form.evaluate(end, 2)
-        assert found.gradient is not None
-        assert found.hessian is not None
-        noise += 1e-14 * found.hessian.abs().amax((1, 2)).unsqueeze(1) / unit.clamp(min=1e-300)
-        if self.merging.alone:
-            slope = found.gradient[:, self.space.slice("softness")]
-            parts.append(slope)
-            noise[:, : self.merging.alone] = 1e-12 * (1 + found.value.abs()).unsqueeze(1)
-        if len(self.merging.sizes) > self.merging.alone:
-            curvature = found.hessian.diagonal(dim1=1, dim2=2)[:, self.space.slice("opening")]
-            parts.append(curvature / 2 / unit[:, self.merging.alone :])
-        return torch.cat(parts, 1) / unit, noise / unit
-
     def _clear(self, theta: Tensor) -> bool:
         """Whether no sample lies on the kink of a unit that has become hard."""
-        if not self.merging.alone:
-            return True
-        return self.kink_distance(theta) > _MARGIN
+        return not self.merging.alone or self.kink_distance(theta) > _MARGIN
 
     def kink_distance(self, theta: Tensor) -> float:
         """The least ``|u.x| / (|u| |x|)`` over units alone and samples that are not zero."""
-        named, x = self.space.unflatten(theta), self.form.inputs
+        named, x = {name: one.unsqueeze(0) for name, one in self.space.unflatten(theta).items()}, self.form.inputs
         for k in range(self.merging.layer):
-            z = x @ named[f"weight_{k}"].T
-            x = self.ground.network.layers[k].activation(z + named[f"bias_{k}"] if f"bias_{k}" in named else z)
-        rows = named[f"weight_{self.merging.layer}"]
-        if f"bias_{self.merging.layer}" in named:
-            x = torch.cat([x, x.new_ones(len(x), 1)], 1)
-            rows = torch.cat([rows, named[f"bias_{self.merging.layer}"].unsqueeze(1)], 1)
-        first = len(rows) - sum(self.merging.sizes)
-        rows = rows[first : first + self.merging.alone]
-        size = x.norm(dim=1, keepdim=True) * rows.norm(dim=1)
-        return float(torch.where(size > 0, (x @ rows.T).abs() / size, torch.inf).min())
+            x = self.ground.network.layers[k].activation(_ending_in_one(x, named, k) @ incoming_by_name(k, named)[0].T)
+        x, u = _ending_in_one(x, named, self.merging.layer), rows_of(self.merging, named).u[0]
+        size = x.norm(dim=1, keepdim=True) * u.norm(dim=1)
+        return float(torch.where(size > 0, (x @ u.T).abs() / size, torch.inf).min())
 
     def _groups(self, number: int) -> tuple[tuple[int, ...], ...]:
         return tuple(tuple(part.tolist()) for part in self.units[number].split(list(self.merging.sizes)))
@@ -245,3 +222,8 @@ class ChannelSearch:
             entered_at=float(self.entered[number]),
             message=message[:1].upper() + message[1:],
         )
+
+
+def _ending_in_one(x: Float[Tensor, "n d"], named: dict[str, Tensor], layer: int) -> Tensor:
+    """What enters a layer, with a one for its bias where it has one."""
+    return torch.cat([x, x.new_ones(len(x), 1)], 1) if f"bias_{layer}" in named else x

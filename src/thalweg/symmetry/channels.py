@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -11,11 +12,11 @@ from torch import Tensor
 from thalweg.foundation import InvalidInputError, NotApplicableError
 from thalweg.objectives import EmpiricalRisk, Objective, as_theta
 from thalweg.solvers import LimitPoint, Resolution, Resolved, Solution, Status
-from thalweg.solvers.starts import checked_starts
+from thalweg.solvers.local import measure_rounding
 from thalweg.solvers.watch import watched
-from thalweg.structure import DenseNetwork
-from thalweg.symmetry.channel_coordinates import incoming_of, merging_of
+from thalweg.symmetry.channel_coordinates import merging_of
 from thalweg.symmetry.channel_ends import Channel, ChannelEnd
+from thalweg.symmetry.channel_entry import checked_pick, one_point, with_negated, with_signs
 from thalweg.symmetry.channel_ground import Ground, ground_of
 from thalweg.symmetry.channel_network import Merging
 from thalweg.symmetry.channel_picks import Candidate, Pick, candidates, picks
@@ -23,13 +24,10 @@ from thalweg.symmetry.channel_search import ChannelSearch
 
 __all__ = [
     "channel_resolver",
-    "checked_pick",
     "likely_channels",
     "limit_objective",
     "resolve_channel",
     "resolve_channels",
-    "with_negated",
-    "with_signs",
 ]
 
 _ROUNDS = 5
@@ -63,10 +61,7 @@ def resolve_channel(
         InvalidInputError: for a theta of another shape, or units that are not there.
         NotApplicableError: where channels cannot be: no multilayer perceptron, kinks, weight decay.
     """
-    points, batch = checked_starts(objective, theta, None, None)
-    if batch != torch.Size([]):
-        raise InvalidInputError(f"one parameter vector is needed, got a batch {tuple(batch)}; see resolve_channels")
-    return resolve_channels(objective, points, layer=layer, groups=groups)[0]
+    return resolve_channels(objective, one_point(objective, theta).unsqueeze(0), layer=layer, groups=groups)[0]
 
 
 def resolve_channels(
@@ -88,8 +83,7 @@ def resolve_channels(
         _solve(ground, rows, picked, found)
     else:
         _follow(ground, rows.clone(), found)
-    values = ground.risk.value(rows).tolist()
-    return [one or Channel.none(row, value) for one, row, value in zip(found, rows, values, strict=True)]
+    return [one or Channel.none(row, float(ground.risk.value(row))) for one, row in zip(found, rows, strict=True)]
 
 
 def channel_resolver(objective: Objective, theta: Float[Tensor, "k P"], found: Solution) -> list[Resolution]:
@@ -121,7 +115,7 @@ def channel_resolver(objective: Objective, theta: Float[Tensor, "k P"], found: S
     except NotApplicableError:
         return answers
     for row, end in zip(rows, ends, strict=True):
-        if found.statuses[row] is Status.CONVERGED and not _lower(end, float(found.value[row])):
+        if found.statuses[row] is Status.CONVERGED and not _at_bottom(objective, theta[row], end):
             continue
         if end.end in (ChannelEnd.MINIMUM, ChannelEnd.DEGENERATE):
             answers[row] = Resolved(Status.CHANNEL, f"{end.end.value}: {end.message}", end=end.limit_point())
@@ -160,11 +154,21 @@ def limit_objective(objective: Objective, end: LimitPoint) -> EmpiricalRisk:
     return found
 
 
-def _lower(end: Channel, value: float) -> bool:
-    """Whether a search that seemed to have converged stands at the bottom of a channel, not yet at its end."""
+def _at_bottom(objective: Objective, theta: Float[Tensor, " P"], end: Channel) -> bool:
+    """Whether a search that seemed to have converged stands at the bottom of a channel, not yet at its end.
+
+    There the loss lies above its limit by what the expansion at the end says. Deep inside rounding hides that; then the
+    end must be a minimum for certain.
+    """
     if end.end not in (ChannelEnd.MINIMUM, ChannelEnd.DEGENERATE):
         return False
-    return 1e-12 * (1 + abs(value)) < value - end.value <= 2 * end.rise
+    here = objective.evaluate(theta, 1)
+    assert here.gradient is not None
+    noise = float(measure_rounding(objective, theta[None], here.value.reshape(1), here.gradient[None]).value)
+    excess, rise = float(here.value) - end.value, end.rise
+    if excess <= noise and end.end is not ChannelEnd.MINIMUM:
+        return False
+    return rise / 4 - noise <= excess <= 2 * rise + noise
 
 
 def likely_channels(objective: Objective, theta: Float[Tensor, " P"]) -> list[Candidate]:
@@ -181,39 +185,6 @@ def _some_features(ground: Ground) -> Float[Tensor, "n d"]:
     count = ground.risk.n_samples
     some = torch.linspace(0, count - 1, min(count, _SOME)).long()
     return ground.network.features(ground.risk.inputs)[some].to(ground.risk.device, ground.risk.dtype)
-
-
-def checked_pick(ground: Ground, layer: int | None, groups: Sequence[Sequence[int]]) -> Pick:
-    """Channels that were named by a user.
-
-    Raises:
-        InvalidInputError: for units that are not there, or without a layer.
-    """
-    if layer is None:
-        raise InvalidInputError("say which hidden layer the units belong to: layer=0 is the first")
-    width = ground.network.layers[layer].out_features
-    pick = Pick(int(layer), tuple(sorted((tuple(int(unit) for unit in group) for group in groups), key=len)))
-    units = pick.units
-    if (
-        not set(pick.sizes) <= {1, 2, 3}
-        or not units
-        or len(set(units)) != len(units)
-        or not all(0 <= unit < width for unit in units)
-    ):
-        raise InvalidInputError(
-            f"groups must be one, two or three different units each of hidden layer {layer}, numbered from 0 to "
-            f"{width - 1}; got {[list(group) for group in groups]}"
-        )
-    return pick
-
-
-def with_signs(ground: Ground, pick: Pick, row: Float[Tensor, " P"]) -> Pick:
-    """For an odd activation, the units to be negated so that all of a channel point to the same side."""
-    if ground.network.layers[pick.layer].activation.parity != "odd":
-        return pick
-    w = incoming_of(ground.network, pick.layer, row.unsqueeze(0))[0]
-    apart = [unit for group in pick.groups for unit in group[1:] if float(w[group[0]] @ w[unit]) < 0]
-    return pick._replace(negated=frozenset(apart))
 
 
 def _follow(ground: Ground, rows: Tensor, found: list[Channel | None]) -> None:
@@ -255,16 +226,9 @@ def _solve(ground: Ground, rows: Tensor, chosen: dict[int, Pick], found: list[Ch
         units = torch.tensor([chosen[row].units for row in members], device=rows.device)
         search = ChannelSearch(ground, merging, units, turned[members])
         for row, channel in zip(members, search.ends(), strict=True):
+            if channel.end is ChannelEnd.FINITE:
+                channel = replace(channel, theta=with_negated(ground.network, chosen[row], channel.theta))
             found[row] = channel
-        led |= {members[number]: raw for number, raw in search.led().items()}
+        for number, raw in search.led().items():
+            led[members[number]] = with_negated(ground.network, chosen[members[number]], raw)
     return led
-
-
-def with_negated(network: DenseNetwork, pick: Pick, theta: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
-    """The same function where the activation is odd: all weights of some units with the other sign."""
-    units, turned = network.units(pick.layer), theta.clone()
-    for unit in pick.negated:
-        bias = units.incoming.new_zeros(0) if units.bias is None else units.bias[unit : unit + 1]
-        table = torch.cat([units.incoming[unit], bias, units.outgoing[unit]])
-        turned[table] = -turned[table]
-    return turned

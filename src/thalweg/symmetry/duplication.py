@@ -29,8 +29,8 @@ from torch import Tensor
 
 from thalweg.foundation import InvalidInputError, NotApplicableError
 from thalweg.objectives import EmpiricalRisk, Objective
-from thalweg.solvers.starts import checked_starts
 from thalweg.structure import DenseNetwork
+from thalweg.symmetry.channel_entry import one_point
 from thalweg.symmetry.channel_ground import Ground, ground_of
 from thalweg.symmetry.dense_module import resized
 from thalweg.tangent import Inertia, inertia
@@ -218,16 +218,13 @@ def duplicate(
     >>> print(duplicate(risk, best.theta, unit=0).plateau)
     between
     """
-    points, batch = checked_starts(objective, theta, None, None)
-    if batch != torch.Size([]):
-        raise InvalidInputError(f"one parameter vector is needed, got a batch {tuple(batch)}")
+    row = one_point(objective, theta)
     ground = ground_of(objective, layer)
     width = ground.network.layers[layer].out_features
     if not 0 <= unit < width:
         raise InvalidInputError(f"hidden layer {layer} has units 0 to {width - 1}; got {unit}")
     if objective is not ground.risk:
         raise NotApplicableError("the loss alone is needed, without a barrier beside it")
-    row = points[0]
     found = ground.risk.evaluate(row, 2)
     assert found.gradient is not None
     assert found.hessian is not None

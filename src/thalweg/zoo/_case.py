@@ -108,9 +108,7 @@ class Case:
         gap = float((found - wanted).abs().max())
         self.expect(gap <= allowed, f"{what}: largest difference {gap:.3g}, allowed {allowed:.3g}")
 
-    def expect_refusal(
-        self, call: Callable[[], object], what: str, error: type[Exception] = InvalidInputError
-    ) -> None:
+    def expect_refusal(self, call: Callable[[], object], what: str, error: type[Exception] = InvalidInputError) -> None:
         """Complain unless a call raises `error`."""
         try:
             call()

@@ -138,7 +138,7 @@ class ErfChannel(Objective):
         """Input and output weight of the best single neuron."""
 
         def profile(w: Tensor) -> Tensor:
-            return -_overlap(w.reshape(1)).squeeze(0) ** 2 / erf_kernel(w.reshape(1), w.reshape(1))
+            return -(_overlap(w.reshape(1)).squeeze(0) ** 2) / erf_kernel(w.reshape(1), w.reshape(1))
 
         w = _stationary(profile, 1.2, 1.6)
         at = torch.tensor([w], dtype=torch.float64)

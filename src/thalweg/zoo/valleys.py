@@ -69,8 +69,16 @@ class ProductChain(Objective):
         spectrum[0], spectrum[-1] = -1, 1
         points = [
             CriticalPoint(ones, 0.0, 0, n - 1, "degenerate minimum", "the product is one", valley, second, True),
-            CriticalPoint(first, 0.5, 1, n - 2, "saddle", "raising the two vanishing factors together lowers the value",
-                          rest if n > 2 else None, spectrum),
+            CriticalPoint(
+                first,
+                0.5,
+                1,
+                n - 2,
+                "saddle",
+                "raising the two vanishing factors together lowers the value",
+                rest if n > 2 else None,
+                spectrum,
+            ),
         ]
         if n > 2:
             why = "moving all factors together by t lowers the value by t^depth"
