@@ -143,10 +143,8 @@ class ChannelSearch:
             reason = f"{found.status.value}. {found.message}"
         elif not stays:
             reason = "it opens again from there."
-        elif report.falls:
-            reason = f"the loss falls as the channel opens, with h = {figures(report.h)}."
-        elif report.negative:
-            reason = f"{report.negative} curvatures are negative there."
+        elif report.falls or report.negative:
+            reason = f"the loss falls from there, h = {figures(report.h)}, {report.negative} negative curvatures."
         elif not bool(torch.isfinite(report.h[closed]).all()):
             reason = "nothing pulls it open there."
         elif value > entered + report.noise + _SAME * abs(entered):
