@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from thalweg.display import (
@@ -22,6 +24,7 @@ from thalweg.display import (
     line,
     points,
     stems,
+    surface,
 )
 
 CAPTION = Caption("What was computed.", "The sample data.", "Exact up to rounding.")
@@ -31,6 +34,7 @@ CAPTION = Caption("What was computed.", "The sample data.", "Exact up to roundin
 def figures() -> list[Figure]:
     """Every kind of series on every kind of axis."""
     upright = Mark(2.0, "limit", "x")
+    loss = [[1e-3, 1.0, 10.0], [0.0, math.inf, 0.1]]
     return [
         Figure(
             "Spectrum",
@@ -57,6 +61,14 @@ def figures() -> list[Figure]:
             Axis("layer"),
             Axis("norm"),
             [bars("a", ["x", "y"], [1, 2], [0.1, 0.1]), bars("b", ["x", "y"], [3, -1])],
+        ),
+        Figure(
+            "Landscape",
+            CAPTION,
+            Axis("w"),
+            Axis("epsilon", scale="log"),
+            [line("path", [1.0, 2.0], [0.5, 0.02]), points("end", [2.0], [1e-5])],
+            ground=surface("loss", [0.0, 1.0, 4.0], [0.01, 1.0], loss, scale="log"),
         ),
     ]
 

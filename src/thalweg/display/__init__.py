@@ -9,6 +9,7 @@ from thalweg.display.page import to_page
 from thalweg.display.plotly_spec import plotly_spec
 from thalweg.display.records import to_json, write_json
 from thalweg.display.series import Series, bars, histogram, line, points, stems
+from thalweg.display.surface import Surface, surface
 from thalweg.display.svg import to_svg
 from thalweg.display.terminal import print_report, to_text
 
@@ -28,6 +29,7 @@ __all__ = [
     "Report",
     "Section",
     "Series",
+    "Surface",
     "Table",
     "bars",
     "format_duration",
@@ -39,6 +41,7 @@ __all__ = [
     "points",
     "print_report",
     "stems",
+    "surface",
     "to_fragment",
     "to_json",
     "to_page",

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import TYPE_CHECKING, Literal
 
+from thalweg.display.numbers import format_number
 from thalweg.display.series import SMALLEST, Series
+from thalweg.display.surface import Surface
 from thalweg.foundation import InvalidInputError
 
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ class Figure:
         y: the vertical axis.
         series: the data.
         marks: lines to compare with; one whose value is not finite has no place and is left out.
+        ground: colours beneath the series.
 
     Raises:
         InvalidInputError: if there are no data, or categories and positions are mixed.
@@ -111,18 +114,28 @@ class Figure:
     y: Axis
     series: tuple[Series, ...]
     marks: tuple[Mark, ...]
+    ground: Surface | None
 
     def __init__(
-        self, title: str, caption: Caption, x: Axis, y: Axis, series: Iterable[Series], marks: Iterable[Mark] = ()
+        self,
+        title: str,
+        caption: Caption,
+        x: Axis,
+        y: Axis,
+        series: Iterable[Series] = (),
+        marks: Iterable[Mark] = (),
+        ground: Surface | None = None,
     ) -> None:
-        for name, value in (("title", title), ("caption", caption), ("x", x), ("y", y)):
+        for name, value in (("title", title), ("caption", caption), ("x", x), ("y", y), ("ground", ground)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "series", tuple(series))
         object.__setattr__(self, "marks", tuple(mark for mark in marks if isfinite(mark.value)))
-        if not any(one.x for one in self.series):
+        if ground is None and not any(one.x for one in self.series):
             raise InvalidInputError(f"the figure {title!r} has no data to draw")
         if len({isinstance(one.x[0], str) for one in self.series if one.x}) > 1:
             raise InvalidInputError(f"the figure {title!r} mixes categories and positions on its horizontal axis")
+        if self.categories and ground is not None:
+            raise InvalidInputError(f"the figure {title!r} has categories, beneath which there is no ground")
         if self.categories and x.scale != "linear":
             raise InvalidInputError(f"the figure {title!r} has categories, which have no {x.scale} scale")
 
@@ -143,8 +156,12 @@ class Figure:
         return all(axis.scale != "log" or value >= SMALLEST for value, axis in pairs)
 
     def caption_parts(self) -> tuple[tuple[str, str], ...]:
-        """The caption, with a remark on data that cannot be drawn."""
+        """The caption, with what colours mean and a remark on data that cannot be drawn."""
         parts = self.caption.parts()
+        if self.ground is not None:
+            low, high = (format_number(10**end if self.ground.scale == "log" else end) for end in self.ground.span)
+            scale = ", on a logarithmic scale" if self.ground.scale == "log" else ""
+            parts = (*parts, ("Colour", f"{self.ground.name}, from {low} (dark) to {high} (light){scale}."))
         if self.left_out:
             why = "not finite, beyond 1e250, or not positive on a logarithmic axis"
             remark = f"{self.left_out} data are not drawn: {why}."

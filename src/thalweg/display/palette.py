@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-__all__ = ["DARK", "DASHES", "LIGHT", "SERIES", "SYMBOLS"]
+__all__ = ["DARK", "DASHES", "LIGHT", "ON_GROUND", "SERIES", "SYMBOLS"]
 
 SERIES = ("#2b7bba", "#d55e00", "#12876a", "#a45fb5", "#9c7a00", "#7b818a")
 """One for each series of a figure, in turn; contrast of at least 3 to both backgrounds."""
+
+ON_GROUND = ("#e8590c", "#d6336c", "#0b7a4b", "#5f3dc4", "#7a5c00", "#343a40")
+"""The same for lines and points on coloured ground, each with a white rim."""
 
 SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "cross")
 """Of points, so that colour is not the only difference."""

@@ -7,9 +7,10 @@ from typing import Any
 
 from thalweg.display.figures import Figure
 from thalweg.display.numbers import format_number
-from thalweg.display.palette import DASHES, SERIES, SYMBOLS
+from thalweg.display.palette import DASHES, ON_GROUND, SERIES, SYMBOLS
 from thalweg.display.scales import Placing, place_x, place_y
 from thalweg.display.series import Series
+from thalweg.display.surface import COLOURS, Surface
 
 __all__ = ["plotly_spec"]
 
@@ -21,9 +22,9 @@ def plotly_spec(figure: Figure) -> dict[str, Any]:
     """
     x = None if figure.categories else place_x(figure)
     y = place_y(figure)
-    data: list[dict[str, Any]] = []
+    data: list[dict[str, Any]] = [] if figure.ground is None else [_ground(figure.ground, figure)]
     for number, series in enumerate(figure.series):
-        data += _traces(series, number, x, y)
+        data += _traces(series, number, x, y, rim=figure.ground is not None)
     named = [one for one in figure.series if one.name]
     layout: dict[str, Any] = {
         "xaxis": _axis(x, figure.x.title),
@@ -41,8 +42,42 @@ def plotly_spec(figure: Figure) -> dict[str, Any]:
     return {"data": data, "layout": layout}
 
 
-def _traces(series: Series, number: int, x: Placing | None, y: Placing) -> list[dict[str, Any]]:
-    colour = SERIES[number % len(SERIES)]
+def _ground(ground: Surface, figure: Figure) -> dict[str, Any]:
+    """Colours with lines of equal height; where their scale is logarithmic it is computed here."""
+    low, high = ground.span
+    texts = [
+        [
+            f"{figure.x.title} {format_number(x)}<br>{figure.y.title} {format_number(y)}<br>{format_number(height)}"
+            for x, height in zip(ground.x, row, strict=True)
+        ]
+        for y, row in zip(ground.y, ground.heights, strict=True)
+    ]
+    ticks = [low + (high - low) * k / 4 for k in range(5)]
+    values = [10**tick if ground.scale == "log" else tick for tick in ticks]
+    return {
+        "type": "contour",
+        "x": list(ground.x),
+        "y": list(ground.y),
+        "z": [[level if math.isfinite(level) else None for level in row] for row in ground.levels],
+        "colorscale": [[k / (len(COLOURS) - 1), colour] for k, colour in enumerate(COLOURS)],
+        "ncontours": 24,
+        "line": {"width": 0.5, "color": "rgba(255,255,255,0.35)"},
+        "colorbar": {
+            "title": {"text": _plain(ground.name), "side": "right"},
+            "thickness": 14,
+            "tickmode": "array",
+            "tickvals": ticks,
+            "ticktext": [format_number(value, 2) for value in values],
+        },
+        "text": texts,
+        "hovertemplate": "%{text}<extra></extra>",
+        "showlegend": False,
+    }
+
+
+def _traces(series: Series, number: int, x: Placing | None, y: Placing, *, rim: bool) -> list[dict[str, Any]]:
+    colours = ON_GROUND if rim else SERIES
+    colour = colours[number % len(colours)]
     across = [_position(value, x) for value in series.x]
     heights = [_position(value, y) for value in series.y]
     trace: dict[str, Any] = {
@@ -53,7 +88,7 @@ def _traces(series: Series, number: int, x: Placing | None, y: Placing) -> list[
         "hovertemplate": "%{text}<extra></extra>",
         "textposition": "none",
     }
-    extra = []
+    extra: list[dict[str, Any]] = []
     if series.kind == "bars":
         trace |= {"type": "bar", "marker": {"color": colour}, **({"width": series.width} if series.width else {})}
         if series.width:
@@ -61,8 +96,17 @@ def _traces(series: Series, number: int, x: Placing | None, y: Placing) -> list[
     elif series.kind == "line":
         drawn = {"color": colour, "dash": DASHES[number % len(DASHES)], "width": 2}
         trace |= {"type": "scatter", "mode": "lines", "line": drawn}
+        if rim:
+            below = {"color": "#ffffff", "width": 4.5}
+            extra.append(_silent({"mode": "lines", "x": across, "y": heights, "line": below}))
     else:
-        marker = {"color": colour, "symbol": SYMBOLS[number % len(SYMBOLS)], "size": 7 if len(across) < 200 else 4}
+        marker: dict[str, Any] = {
+            "color": colour,
+            "symbol": SYMBOLS[number % len(SYMBOLS)],
+            "size": 7 if len(across) < 200 else 4,
+        }
+        if rim:
+            marker = {**marker, "line": {"color": "#ffffff", "width": 1.5}, "size": 9}
         trace |= {"type": "scatter", "mode": "markers", "marker": marker}
     if trace["type"] == "scatter":
         trace.pop("textposition")
@@ -120,7 +164,12 @@ def _stalks(across: list[Any], heights: list[Any], foot: float, colour: str) -> 
         x += [at, at, None]
         y += [foot, top, None]
     line = {"color": colour, "width": 1}
-    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "line": line, "hoverinfo": "skip", "showlegend": False}
+    return _silent({"mode": "lines", "x": x, "y": y, "line": line})
+
+
+def _silent(trace: dict[str, Any]) -> dict[str, Any]:
+    """Drawn, and not spoken of."""
+    return {"type": "scatter", **trace, "hoverinfo": "skip", "showlegend": False}
 
 
 def _band(series: Series, x: Placing | None, y: Placing, colour: str) -> dict[str, Any]:
@@ -130,17 +179,16 @@ def _band(series: Series, x: Placing | None, y: Placing, colour: str) -> dict[st
     floor = y.low if y.axis.scale == "log" else -float("inf")
     low = [_position(max(value - error, floor), y) for value, error in spans]
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "x": [*across, *reversed(across)],
-        "y": [*top, *reversed(low)],
-        "fill": "toself",
-        "fillcolor": f"rgba({red},{green},{blue},0.2)",
-        "line": {"width": 0},
-        "hoverinfo": "skip",
-        "showlegend": False,
-    }
+    return _silent(
+        {
+            "mode": "lines",
+            "x": [*across, *reversed(across)],
+            "y": [*top, *reversed(low)],
+            "fill": "toself",
+            "fillcolor": f"rgba({red},{green},{blue},0.2)",
+            "line": {"width": 0},
+        }
+    )
 
 
 def _axis(placing: Placing | None, title: str) -> dict[str, Any]:

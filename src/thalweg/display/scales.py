@@ -98,11 +98,15 @@ def place_x(figure: Figure) -> Placing:
     """The horizontal axis of a figure that has numbers there."""
     values = [float(x) for one in figure.series for x in one.x if not isinstance(x, str)]
     edges = [float(x) + side * one.width / 2 for one in figure.series if one.width for x in one.x for side in (-1, 1)]
+    if figure.ground is not None:
+        return _around(figure.x, figure.ground.x, values)
     return _place(figure.x, [*values, *edges, *_marks(figure, "x")], zero=False)
 
 
 def place_y(figure: Figure) -> Placing:
     """The vertical axis of a figure; zero is in sight where bars or stems stand on it."""
+    if figure.ground is not None:
+        return _around(figure.y, figure.ground.y, [y for one in figure.series for y in one.y])
     ends = []
     for one in figure.series:
         errors: Sequence[float] = one.error or [0.0] * len(one.y)
@@ -110,6 +114,11 @@ def place_y(figure: Figure) -> Placing:
             ends += [y - error, y + error]
     zero = any(one.kind in ("bars", "stems") for one in figure.series)
     return _place(figure.y, [*ends, *_marks(figure, "y")], zero=zero)
+
+
+def _around(axis: Axis, ground: Sequence[float], values: Sequence[float]) -> Placing:
+    """An axis whose ends are those of the ground, so that no margin stays blank; what lies beyond is drawn there."""
+    return Placing(axis, ground[0], ground[-1], _threshold(axis, [*ground, *values]))
 
 
 def _marks(figure: Figure, axis: str) -> list[float]:

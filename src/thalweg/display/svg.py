@@ -5,10 +5,12 @@ Colours come from the style sheet of the page around it (`fragment`), so the pic
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
+from itertools import pairwise
 
 from thalweg.display.figures import Figure
-from thalweg.display.palette import SERIES
+from thalweg.display.palette import ON_GROUND, SERIES
 from thalweg.display.scales import Placing, place_x, place_y
 from thalweg.display.series import Series
 
@@ -36,8 +38,10 @@ class _Canvas:
         self.x: Placing | None = None if self.categories else place_x(figure)
         self.y = place_y(figure)
         self.parts: list[str] = []
+        self.colours = SERIES if figure.ground is None else ON_GROUND
 
     def draw(self) -> str:
+        self._ground()
         self._vertical_axis()
         self._horizontal_axis()
         for number, series in enumerate(self.figure.series):
@@ -73,6 +77,18 @@ class _Canvas:
     def text(self, x: float, y: float, text: str, anchor: str = "middle", more: str = "") -> None:
         self.parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {more}>{escape(text)}</text>')
 
+    def _ground(self) -> None:
+        ground = self.figure.ground
+        if ground is None:
+            return
+        edges_x = [LEFT, *(_between(map(self.across, ground.x))), WIDTH - RIGHT]
+        edges_y = [HEIGHT - BOTTOM, *(_between(map(self.up, ground.y))), TOP]
+        for (low, high), row in zip(pairwise(edges_y), ground.heights, strict=True):
+            for (left, right), height in zip(pairwise(edges_x), row, strict=True):
+                # a little wider than they are: no seams between them
+                box = f'x="{left:.1f}" y="{high:.1f}" width="{right - left + 0.5:.1f}" height="{low - high + 0.5:.1f}"'
+                self.parts.append(f'<rect {box} fill="{ground.colour(height)}"/>')
+
     def _vertical_axis(self) -> None:
         for value, text in self.y.ticks():
             self.line(LEFT, self.up(value), WIDTH - RIGHT, self.up(value), 'class="tw-grid"')
@@ -95,7 +111,7 @@ class _Canvas:
         self.text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, self.figure.x.title)
 
     def _series(self, series: Series, number: int) -> None:
-        colour = SERIES[number % len(SERIES)]
+        colour = self.colours[number % len(self.colours)]
         keep = [i for i, (x, y) in enumerate(zip(series.x, series.y, strict=True)) if self.figure.drawable(x, y)]
         places = [(self.across(series.x[i]), self.up(series.y[i])) for i in keep]
         spans = [(series.y[i], series.error[i]) for i in keep] if series.error else []
@@ -104,17 +120,21 @@ class _Canvas:
             places = self._bars(series, number, places, colour)
         elif series.kind == "line":
             if errors:
-                rim = [(x, top) for (x, _), (_, top) in zip(places, errors, strict=True)]
-                rim += [(x, low) for (x, _), (low, _) in reversed(list(zip(places, errors, strict=True)))]
-                self.parts.append(f'<polygon points="{_path(rim)}" fill="{colour}" opacity="0.2"/>')
-            self.parts.append(f'<polyline points="{_path(places)}" fill="none" stroke="{colour}" stroke-width="2"/>')
+                hull = [(x, top) for (x, _), (_, top) in zip(places, errors, strict=True)]
+                hull += [(x, low) for (x, _), (low, _) in reversed(list(zip(places, errors, strict=True)))]
+                self.parts.append(f'<polygon points="{_path(hull)}" fill="{colour}" opacity="0.2"/>')
+            rim = [("#ffffff", 4.5)] if self.figure.ground is not None else []
+            for paint, width in [*rim, (colour, 2)]:
+                drawn = f'fill="none" stroke="{paint}" stroke-width="{width}"'
+                self.parts.append(f'<polyline points="{_path(places)}" {drawn}/>')
             return
         else:
             radius = 3.5 if len(places) < 200 else 2
             for x, y in places:
                 if series.kind == "stems":
                     self.line(x, self.foot(), x, y, f'stroke="{colour}"')
-                self.parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}"/>')
+                edge = "" if self.figure.ground is None else ' stroke="#ffffff" stroke-width="1.5"'
+                self.parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}"{edge}/>')
         for (x, _), (low, top) in zip(places, errors, strict=False):  # no errors, nothing to draw
             self.line(x, low, x, top, f'stroke="{colour}" stroke-width="1.5" class="tw-error"')
 
@@ -157,10 +177,15 @@ class _Canvas:
             return
         at = float(LEFT)
         for number, name in named:
-            colour = SERIES[number % len(SERIES)]
+            colour = self.colours[number % len(self.colours)]
             self.parts.append(f'<rect x="{at:.1f}" y="10" width="12" height="12" fill="{colour}"/>')
             self.text(at + 17, 20, name, "start")
             at += 34 + CHARACTER * len(name)
+
+
+def _between(places: Iterable[float]) -> list[float]:
+    """The middles between neighbours."""
+    return [(a + b) / 2 for a, b in pairwise(places)]
 
 
 def _path(places: Places) -> str:

@@ -182,6 +182,8 @@ def _ranges(figure: Figure) -> RenderableType:
     from rich.text import Text
 
     lines = []
+    if figure.ground is not None:
+        lines.append(f"{figure.ground.name} on a grid of {len(figure.ground.x)} x {len(figure.ground.y)}")
     for series in figure.series:
         if series.y:
             low, high = format_number(min(series.y)), format_number(max(series.y))
