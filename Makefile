@@ -45,9 +45,8 @@ soak: $(EVERYTHING) ## the full-size campaigns (long); figures go to benchmarks/
 bench: $(EVERYTHING) ## side-by-side benchmarks (long); writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks.run
 
-studies: $(RUNTIME) ## every study, quick preset, and the gallery (there are no studies yet)
-	@if $(BIN)/thalweg study --help >/dev/null 2>&1; then $(BIN)/thalweg study --all; \
-	else echo "There are no studies in this version yet; the command 'thalweg study' comes with the first."; fi
+studies: $(RUNTIME) ## every study, quick preset, and the gallery (studies/index.html)
+	$(BIN)/thalweg study --all
 
 clean: ## remove .venv, site/ and the caches
 	rm -rf $(VENV) site .mypy_cache .pytest_cache .ruff_cache .hypothesis

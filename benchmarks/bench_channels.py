@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 import tempfile
 import time
@@ -16,8 +15,9 @@ from sklearn.datasets import load_diabetes, load_digits
 from torch import Tensor, nn
 
 import thalweg as tw
-from benchmarks.bench_survey import WORKERS, Bump, grid
+from benchmarks.bench_survey import WORKERS
 from thalweg.solvers import Status, random_starts
+from thalweg.studies.channels.problems import SigmoidSoftplus, grid, sobol
 from thalweg.symmetry import ChannelEnd, channel_resolver, resolve_channel, resolve_channels
 
 TITLE = "Channels to infinity"
@@ -26,15 +26,6 @@ FEW = {4: 96, 8: 48}
 """Starts on the problem with four inputs, by the number of units."""
 ADAM_RUNS = 16
 ADAM_STEPS = 3000
-
-
-def rosenbrock(width: int) -> tw.EmpiricalRisk:
-    """10,000 Sobol points in four dimensions, of which the target depends on two."""
-    x = torch.quasirandom.SobolEngine(4).draw(10_000, dtype=torch.float64)
-    x = (2 * x - 1) * math.sqrt(3)
-    y = torch.log10(0.1 + 3 * (x[:, 1] - x[:, 0] ** 2) ** 2 + (1 - x[:, 0]) ** 2)
-    model = nn.Sequential(nn.Linear(4, width), Bump(), nn.Linear(width, 1)).double()
-    return tw.EmpiricalRisk(model, nn.MSELoss(), x, ((y - y.mean()) / y.std()).unsqueeze(1))
 
 
 def run() -> str:
@@ -48,7 +39,7 @@ def run() -> str:
 
 def _times() -> str:
     """One state at a time, and 64 in one call."""
-    risk = rosenbrock(4)
+    risk = sobol(4)
     found = tw.minimize(risk, random_starts(risk.space, 64, 0), max_iterations=200, progress=False)
     away = [k for k, status in enumerate(found.statuses) if status is not Status.CONVERGED]
     seconds, gained = [], []
@@ -117,7 +108,7 @@ def _survey(method: str = "flow") -> str:
 
 def _four(width: int) -> str:
     """Four inputs: what each run ended as."""
-    risk, count = rosenbrock(width), FEW[width]
+    risk, count = sobol(width), FEW[width]
     begun = time.perf_counter()
     found = tw.minimize(
         risk, random_starts(risk.space, count, 0), max_iterations=500, resolver=channel_resolver, progress=False
@@ -139,7 +130,11 @@ def _real() -> str:
     """Ordinary runs of Adam: where they lead, and what resolving gains."""
     rows = []
     for name, (x, y) in {"diabetes": _data(load_diabetes()), "digits": _data(load_digits())}.items():
-        for label, activation in {"tanh": nn.Tanh, "softplus": nn.Softplus, "sigmoid(4z)+softplus(z)": Bump}.items():
+        for label, activation in {
+            "tanh": nn.Tanh,
+            "softplus": nn.Softplus,
+            "sigmoid(4z)+softplus(z)": SigmoidSoftplus,
+        }.items():
             rows += [f"| {name} | {label} | {w} | {_adam_runs(x, y, activation, w)} |" for w in (3, 6)]
     head = (
         f"**Real data.** {ADAM_RUNS} runs of Adam each ({ADAM_STEPS:,} full-batch steps, step size 0.01 falling like a "

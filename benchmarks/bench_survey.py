@@ -8,38 +8,18 @@ Run: ``python -m benchmarks.run survey``.
 
 from __future__ import annotations
 
-import math
 import tempfile
 import time
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-
 import thalweg as tw
+from thalweg.studies.channels.problems import grid
 
 TITLE = "A survey of ten thousand seeds"
 STARTS = 10_000
 WORKERS = 2
 ITERATIONS = 200
 """Of each search: one run in a hundred turns into steps between the points of the grid, and comes to no end."""
-
-
-class Bump(nn.Module):
-    """sigmoid(4 z) + softplus(z)."""
-
-    def forward(self, z: Tensor) -> Tensor:
-        """Elementwise."""
-        return torch.sigmoid(4 * z) + nn.functional.softplus(z)
-
-
-def grid(width: int) -> tw.EmpiricalRisk:
-    """The grid problem with some hidden units."""
-    axis = torch.linspace(-math.sqrt(3), math.sqrt(3), 101, dtype=torch.float64)
-    x = torch.cartesian_prod(axis, axis)
-    y = torch.log10(0.1 + 3 * (x[:, 1] + 1 - x[:, 0] ** 2) ** 2 + (1 - x[:, 0]) ** 2)
-    model = nn.Sequential(nn.Linear(2, width, bias=False), Bump(), nn.Linear(width, 1, bias=False)).double()
-    return tw.EmpiricalRisk(model, nn.MSELoss(), x, ((y - y.mean()) / y.std()).unsqueeze(1))
 
 
 def run(starts: int = STARTS) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time `__getattr__` do
         objectives,
         solvers,
         structure,
+        studies,
         symmetry,
         tangent,
         zoo,
@@ -116,6 +117,7 @@ _ROOMS = (
     "symmetry",
     "inspection",
     "catalogue",
+    "studies",
 )
 
 __all__ = [
@@ -167,6 +169,7 @@ __all__ = [
     "symmetry",
     "inspection",
     "catalogue",
+    "studies",
 ]
 
 

@@ -148,6 +148,37 @@ def survey_command(
         raise typer.Exit(_PARTIAL)
 
 
+@app.command(name="study")
+def study_command(
+    name: Annotated[str | None, typer.Argument(help="The study; without one, those that there are.")] = None,
+    preset: Annotated[str, typer.Option(help="quick (at most 90 s on two cores), or full (the paper's own scale).")] = (
+        "quick"
+    ),
+    folder: Annotated[Path, typer.Option(help="Where pages, tables and finished parts go.")] = Path("studies"),
+    change: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting; repeat for more.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option(help="Compute all parts anew.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="All studies, and a page that leads to them.")] = False,
+) -> None:
+    """Compute the results of a paper anew and say claim by claim whether they hold; exit status 1 if one does not."""
+    with _errors_in_one_line():
+        from thalweg.commands.studying import listing, run_studies
+        from thalweg.display import print_report
+
+        if name is None and not every:
+            print_report(listing())
+            return
+        try:
+            holds = run_studies(
+                None if every else name, preset, folder=folder, changes=change or [], fresh=fresh, say=typer.echo
+            )
+        except KeyboardInterrupt:
+            raise typer.Exit(_PARTIAL) from None
+    if not holds:
+        raise typer.Exit(1)
+
+
 catalogue_app = typer.Typer(help="Look into a catalogue of critical points.", no_args_is_help=True)
 app.add_typer(catalogue_app, name="catalogue")
 _Storage = Annotated[str, typer.Argument(help="The catalogue: a file, or a URL.")]
@@ -190,7 +221,7 @@ def catalogue_export(
 
 
 _PARTIAL = 3
-"""Exit status of an inspection or a survey stopped before its end; what was found is shown and saved all the same."""
+"""Exit status of an inspection, a survey or a study stopped before its end; what was found is kept all the same."""
 
 
 @contextmanager

@@ -242,7 +242,8 @@ class _Driver:
                 raise CatalogueError(
                     f"batch {number} (starts {task.first} to {task.first + len(task.starts) - 1}) ended its worker "
                     f"{self.deaths[number]} times: {error}. Too little memory is the usual cause: try a smaller "
-                    "batch_size or fewer workers. What was committed before is safe"
+                    "batch_size or fewer workers. A script must start its work under `if __name__ == '__main__':`, or "
+                    "its workers run it again. What was committed before is safe"
                 ) from error
             self.again.append((number, task))
             return True

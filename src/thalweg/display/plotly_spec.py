@@ -199,6 +199,9 @@ def _axis(placing: Placing | None, title: str) -> dict[str, Any]:
     axis |= {"range": [start, end], "exponentformat": "power", "zeroline": placing.axis.scale != "log"}
     if placing.axis.scale == "log":
         axis |= {"type": "log", "dtick": "D2" if end - start < 1.5 else math.ceil((end - start) / 7)}
+        if end - start < 0.7:  # two ticks of D2, or fewer
+            axis |= {"tickmode": "array"}
+            axis |= {"tickvals": [value for value, _ in placing.ticks()], "ticktext": [t for _, t in placing.ticks()]}
     elif placing.axis.scale == "symlog":
         places, texts = [placing.at(value) for value, _ in placing.ticks()], [text for _, text in placing.ticks()]
         axis |= {"tickmode": "array", "tickvals": places, "ticktext": texts}
