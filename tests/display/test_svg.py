@@ -25,6 +25,14 @@ def test_everything_lies_inside_the_picture(figures: list[Figure]) -> None:
                     assert -1 <= float(value) <= HEIGHT + 1
 
 
+def test_a_file_of_its_own_needs_no_page_around_it(figures: list[Figure]) -> None:
+    for figure in figures:
+        root = ET.fromstring(to_svg(figure, standalone=True))
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        plain = [one.tag for one in drawn(figure).iter()]
+        assert [one.tag.partition("}")[2] for one in root.iter()] == [plain[0], "style", "rect", *plain[1:]]
+
+
 def test_points_keep_their_proportions() -> None:
     root = drawn(Figure("t", CAPTION, Axis("x"), Axis("y"), [points("", [0, 1, 4], [0, 2, 3])]))
     (x0, y0), (x1, y1), (x2, y2) = [(float(c.get("cx")), float(c.get("cy"))) for c in root.iter("circle")]

@@ -10,7 +10,7 @@ from html import escape
 from itertools import pairwise
 
 from thalweg.display.figures import Figure
-from thalweg.display.palette import ON_GROUND, SERIES
+from thalweg.display.palette import LIGHT, ON_GROUND, SERIES
 from thalweg.display.scales import Placing, place_x, place_y
 from thalweg.display.series import Series
 
@@ -24,9 +24,23 @@ CHARACTER = 7.2
 Places = list[tuple[float, float]]
 
 
-def to_svg(figure: Figure) -> str:
-    """The figure as an ``<svg>`` element with no identifiers in it, so that many may stand on one page."""
-    return _Canvas(figure).draw()
+def to_svg(figure: Figure, *, standalone: bool = False) -> str:
+    """The figure as an ``<svg>`` element with no identifiers in it, so that many may stand on one page.
+
+    Args:
+        figure: what is drawn.
+        standalone: with a white ground and colours of its own, for a file: there is no page around it then.
+    """
+    drawn = _Canvas(figure).draw()
+    if not standalone:
+        return drawn
+    rules = (
+        "text{{fill:{text};font:13px sans-serif}}.tw-grid{{stroke:{rule}}}.tw-axis{{stroke:{muted}}}"
+        ".tw-mark{{stroke:{muted};stroke-width:1.5;stroke-dasharray:6 4}}".format(**LIGHT)
+    )
+    ground = f'<style>{rules}</style><rect width="{WIDTH}" height="{HEIGHT}" fill="{LIGHT["background"]}"/>'
+    head, inside = drawn.split(">", 1)
+    return f'{head} xmlns="http://www.w3.org/2000/svg">{ground}{inside}\n'
 
 
 class _Canvas:
