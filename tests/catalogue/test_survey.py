@@ -18,12 +18,15 @@ import pytest
 import surveyed
 import torch
 from surveyed import Deadly, fatal_at_eight, mark_eight, slow, student
+from torch import nn
 
 import thalweg as tw
 from thalweg.catalogue import Catalogue, CatalogueError, confidence_interval, surveying
 from thalweg.catalogue.starting import INITIALIZERS, Initializer, starts_of
+from thalweg.catalogue.surveying import default_batch_size
 from thalweg.catalogue.workers import run_task
 from thalweg.foundation import InvalidInputError, ParameterSpace
+from thalweg.solvers.minimize import as_method
 
 SUPPORT = Path(surveyed.__file__).parent
 
@@ -330,3 +333,15 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
     local = tw.Penalty(ParameterSpace({"x": (1, 1)}), lambda p: p["x"].square().sum(), name="bowl")
     with pytest.raises(InvalidInputError, match=r"workers=0|top level"):
         tw.survey(local, 4, storage=place, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("samples", "width", "size"), [(100, 2, 256), (2048, 2, 256), (4096, 2, 128), (10_201, 2, 32), (10**6, 2, 16)]
+)
+def test_batches_are_small_where_data_are_many(samples: int, width: int, size: int) -> None:
+    """A batch is what an interruption may lose."""
+    x = torch.zeros(samples, 1, dtype=torch.float64)
+    model = nn.Sequential(nn.Linear(1, width), nn.Tanh(), nn.Linear(width, 1)).double()
+    risk = tw.EmpiricalRisk(model, nn.MSELoss(), x, x)
+    assert default_batch_size(risk, as_method("flow")) == size
+    assert default_batch_size(risk + tw.NormBarrier(risk), as_method("flow")) == size

@@ -18,12 +18,17 @@ from thalweg.catalogue.starting import Initializer, label_of, named_initializer,
 from thalweg.catalogue.workers import InThisProcess, Packed, Search, Task, own_processes, packed, run_task
 from thalweg.foundation import InvalidInputError, RunControl, parse_duration, progress_bar
 from thalweg.objectives import Objective
+from thalweg.objectives.convert import find_risk
 from thalweg.solvers import Method, Resolver
 from thalweg.solvers.minimize import as_method
 
 __all__ = ["default_batch_size", "survey"]
 
 LARGEST_BATCH = 256
+SMALLEST_BATCH = 16
+"""Unless there is no memory for it."""
+BATCH_SAMPLES = 2**19
+"""Searches of a batch times samples."""
 BATCH_BYTES = 512 * 2**20
 """Memory that dense curvature of one batch may take, in a worker."""
 
@@ -66,7 +71,8 @@ def survey(
         tolerance: of `thalweg.minimize`.
         max_iterations: of `thalweg.minimize`.
         resolver: of `thalweg.minimize`; it travels as a pickle.
-        batch_size: starts searched at once by a worker; None chooses by the number of parameters, 256 at most.
+        batch_size: starts searched at once by a worker; None chooses by the numbers of parameters and
+            samples, 256 at most.
         workers: processes on this machine, one for each core where None; 0 searches in this process.
         executor: makes an executor of `concurrent.futures`, such as ``lambda: Client(...).get_executor()`` of
             dask.distributed, in place of `workers`. It is called again when its executor breaks.
@@ -128,11 +134,17 @@ def survey(
 
 
 def default_batch_size(objective: Objective, method: Method) -> int:
-    """A power of two, by the number of parameters alone, so that a survey is resumed wherever it is run."""
+    """A power of two, by the numbers of parameters and samples alone, so that a survey is resumed wherever it is run.
+
+    With many samples a batch is no faster than its searches one by one, and an interruption loses all of it.
+    """
     size = objective.space.size
+    risk = find_risk(objective)
+    samples = 1 if risk is None else risk.n_samples
     each = 8 * (10 * size**2 if method.alias in ("newton", "lm", "flow") else 100 * size)
     fit = max(1, BATCH_BYTES // each)
-    return int(min(LARGEST_BATCH, 2 ** (fit.bit_length() - 1)))
+    few = max(SMALLEST_BATCH, BATCH_SAMPLES // samples)
+    return int(min(LARGEST_BATCH, 2 ** (fit.bit_length() - 1), 2 ** (few.bit_length() - 1)))
 
 
 def _tasks(
