@@ -165,10 +165,15 @@ def study_command(
     with _errors_in_one_line():
         from thalweg.commands.studying import listing, run_studies
         from thalweg.display import print_report
+        from thalweg.foundation import InvalidInputError
 
         if name is None and not every:
+            if preset != "quick" or change or fresh:
+                raise InvalidInputError("say which study: its name, or --all")
             print_report(listing())
             return
+        if name is not None and every:
+            raise InvalidInputError(f"--all means every study; leave out {name!r}, or --all")
         try:
             holds = run_studies(
                 None if every else name, preset, folder=folder, changes=change or [], fresh=fresh, say=typer.echo

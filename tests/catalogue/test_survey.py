@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import Executor, Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from surveyed import Deadly, fatal_at_eight, mark_eight, slow, student
 from torch import nn
 
 import thalweg as tw
-from thalweg.catalogue import Catalogue, CatalogueError, confidence_interval, surveying
+from thalweg.catalogue import Catalogue, CatalogueError, confidence_interval, surveying, workers
 from thalweg.catalogue.starting import INITIALIZERS, Initializer, starts_of
 from thalweg.catalogue.surveying import default_batch_size
 from thalweg.catalogue.workers import run_task
 from thalweg.foundation import InvalidInputError, ParameterSpace
 from thalweg.solvers.minimize import as_method
+from thalweg.solvers.solution import in_batch_shape
 
 SUPPORT = Path(surveyed.__file__).parent
 
@@ -333,6 +335,27 @@ def test_what_makes_no_sense(tmp_path: Path) -> None:
     local = tw.Penalty(ParameterSpace({"x": (1, 1)}), lambda p: p["x"].square().sum(), name="bowl")
     with pytest.raises(InvalidInputError, match=r"workers=0|top level"):
         tw.survey(local, 4, storage=place, workers=1)
+
+
+def test_a_batch_interrupted_in_this_process_is_searched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its searches ended early: written down, their seeds would never be searched to the end."""
+    calls = []
+
+    def interrupted_once(*given: Any, **named: Any) -> tw.Solution:
+        calls.append(1)
+        found = tw.minimize(*given, **named)
+        if len(calls) == 2:  # what Ctrl-C does inside of a search: it returns what it has
+            found = replace(found, status=in_batch_shape([tw.Status.INTERRUPTED] * 8, (8,)))
+        return found
+
+    monkeypatch.setattr(workers, "minimize", interrupted_once)
+    first = tw.survey(student(), 24, storage=tmp_path / "a.db", workers=0, batch_size=8)
+    assert first.stopped == "interrupted"
+    assert len(first.runs) == 8
+    whole = tw.survey(student(), 24, storage=tmp_path / "a.db", workers=0, batch_size=8)
+    assert whole.stopped is None
+    assert sorted(whole.runs["seed"]) == list(range(24))
+    assert "interrupted" not in set(whole.runs["status"])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from thalweg.display import Axis, Caption, Figure, Report, Section, bars, plotly_spec, surface, to_svg
+from thalweg.display import Axis, Caption, Figure, Mark, Report, Section, bars, plotly_spec, points, surface, to_svg
 from thalweg.display.surface import shade
 from thalweg.foundation import InvalidInputError
 
@@ -73,6 +73,18 @@ def test_the_caption_and_the_terminal_say_what_colours_mean() -> None:
     assert "loss on a grid of 3 x 2" in Report("r", [Section("s", [figure()])]).to_text()
 
 
+def test_what_lies_beyond_the_ground_is_in_sight_and_in_its_place() -> None:
+    data, mark = points("p", [0.0, 6.0], [0.0, 2.0]), Mark(4.0, "m")
+    beyond = Figure("t", CAPTION, Axis("x"), Axis("y"), [data], [mark], ground=figure().ground)
+    assert plotly_spec(beyond)["layout"]["xaxis"]["range"] == [0.0, 6.0]
+    assert plotly_spec(beyond)["layout"]["yaxis"]["range"] == [0.0, 4.0]
+    root = ET.fromstring(to_svg(beyond))
+    first, last = [float(one.get("cx")) for one in root.iter("circle")]
+    cells = [one for one in root.iter("rect") if float(one.get("height", 0)) > 50]
+    right = max(float(one.get("x")) + float(one.get("width")) for one in cells)
+    assert (right - first) / (last - first) == pytest.approx(0.5, abs=0.01)
+
+
 def test_arrays_and_tensors_are_the_same() -> None:
     plain = surface("a", [0, 1], [2, 3], [[1, 2], [3, 4]])
     tensor = surface("a", torch.arange(2), torch.tensor([2.0, 3.0]), torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
@@ -87,6 +99,12 @@ def test_arrays_and_tensors_are_the_same() -> None:
         (lambda: surface("a", [0], [0, 1], [[1], [2]]), "two or more ascending"),
         (lambda: surface("a", [1, 0], [0, 1], [[1, 2], [3, 4]]), "two or more ascending"),
         (lambda: surface("a", [0, 1], [0, 1], [[math.nan] * 2] * 2), "no height that can be drawn"),
+        (lambda: surface("a", [0, math.inf], [0, 1], [[1, 2], [3, 4]]), "positions that are not finite"),
+        (lambda: surface("a", [0, 1], [0, 1], [[1, 2], [3, 4]], scale="logg"), "'linear' or 'log'"),
+        (
+            lambda: Figure("t", CAPTION, Axis("x"), Axis("y", scale="log"), ground=figure().ground),
+            "has ground at 0",
+        ),
         (
             lambda: Figure("t", CAPTION, Axis("x"), Axis("y"), [bars("b", ["p"], [1])], ground=figure().ground),
             "beneath which there is no ground",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,15 +10,20 @@ import pytest
 import torch
 from scipy.integrate import quad
 
+from thalweg.foundation import InvalidInputError
 from thalweg.studies import Part
 from thalweg.studies.channels import STUDY, inside, landscape, levels, published_state, roughness
 from thalweg.studies.channels.problems import gaussian_process, split, toy
 
+# the names of parts hide those of their files
+landscapes = sys.modules["thalweg.studies.channels.landscape"]
+grid_levels = sys.modules["thalweg.studies.channels.levels"]
+
 SMALL = replace(
     STUDY.presets["quick"],
     steps=3000,
-    widths=(1,),
-    runs=10,
+    widths=(1, 2),
+    runs=6,
     sobol_starts=6,
     sobol_samples=400,
     roughness=(0.1, 2.0),
@@ -56,10 +62,35 @@ def test_draws_of_the_process_have_its_covariance(s: float) -> None:
     assert float((draws[:, 0] * draws[:, 1]).mean()) == pytest.approx(expected, abs=0.08)
 
 
-@pytest.mark.parametrize("compute", [landscape, inside, levels, published_state, roughness])
-def test_parts_at_the_smallest_size(compute, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("compute", "claims"), [(landscape, 16), (inside, 12), (levels, 8), (published_state, 2), (roughness, 1)]
+)
+def test_parts_at_the_smallest_size(compute, claims: int, tmp_path: Path) -> None:
     part = compute(SMALL, tmp_path)
     assert isinstance(part, Part)
     assert part.items
+    assert len(part.claims) == claims
     if compute is not roughness:  # two seeds show no trend
         assert all(claim.holds for claim in part.claims), [claim for claim in part.claims if not claim.holds]
+
+
+def test_claims_fail_where_another_figure_is_expected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    w, c, a, value, h = landscapes.ENDS["first"]
+    monkeypatch.setitem(landscapes.ENDS, "first", (w, c, a, value + 2e-8, h * 1.01))
+    failed = [claim.text for claim in landscape(SMALL, tmp_path).claims if not claim.holds]
+    assert len(failed) == 4, failed  # the ends of searches, the loss, h, where the flow leads
+    monkeypatch.setitem(grid_levels.LEVELS, 1, ((0.8573540913, False), (0.9277586732, True)))
+    failed = [claim.text for claim in levels(replace(SMALL, widths=(1,)), tmp_path).claims if not claim.holds]
+    assert failed == ["1 unit, a level at infinity"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step_sizes": ()}, {"step_sizes": (1.0,)}, {"step_sizes": (-0.1,)}, {"steps": 1}, {"longest": 0.0},
+        {"targets": 0}, {"roughness": (1.0,)}, {"widths": ()}, {"workers": -1}, {"seeds": 1.5},
+    ],
+)  # fmt: skip
+def test_settings_that_make_no_study_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(InvalidInputError, match=next(iter(change))):
+        replace(SMALL, **change)

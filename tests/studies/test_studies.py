@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from thalweg.cli import app
 from thalweg.commands import studying
 from thalweg.display import Axis, Caption, Column, Figure, Mark, Paragraph, Table, line, points, surface
 from thalweg.foundation import InvalidInputError
-from thalweg.studies import Claim, Part, Study, gallery, run_study
+from thalweg.studies import Claim, Part, Study, gallery, run_study, study
 
 CAPTION = Caption("c", "o", "u")
 
@@ -28,11 +30,11 @@ class Settings:
     rate: float = 0.5
 
 
-CALLS: list[tuple[str, Settings]] = []
+CALLS: list[tuple[str, object]] = []
 
 
 def first(settings: Settings, folder: Path) -> Part:
-    CALLS.append(("first", settings))
+    CALLS.append(("first", settings.size))
     ground = surface("loss", [0, 1], [1, 2], [[1.0, math.nan], [math.inf, 2.0]])
     figures = (
         Figure("f", CAPTION, Axis("x"), Axis("y", scale="log"), [line("l", [1, 2], [3, 4], error=[0.1, 0.2])]),
@@ -45,7 +47,7 @@ def first(settings: Settings, folder: Path) -> Part:
 
 
 def second(settings: Settings, folder: Path) -> Part:
-    CALLS.append(("second", settings))
+    CALLS.append(("second", settings.label))
     if settings.label == "stop":
         raise KeyboardInterrupt
     held = Claim.that("it holds", settings.label != "wrong", note="with a remark")
@@ -77,8 +79,9 @@ def names() -> list[str]:
         (Claim.between("x", 1.0, 1.0, 2.0), True),
         (Claim.between("x", math.nan, 1.0, 2.0), False),
         (Claim.between("x", 2.1, -math.inf, 2.0), False),
-        (Claim.rising("x", [1.0, 0.5, 2.0]), True),
-        (Claim.rising("x", [1.0, 5.0, 1.0]), False),
+        (Claim.larger("x", 2.0, 1.0, 0.5), True),
+        (Claim.larger("x", 2.0, 1.0, 0.7), False),
+        (Claim.larger("x", math.nan, 1.0, 0.1), False),
         (Claim.that("x", False), False),
     ],
 )
@@ -89,7 +92,7 @@ def test_claims_hold_or_not(claim: Claim, holds: bool) -> None:
 def test_figures_of_a_claim_show_where_they_differ() -> None:
     claim = Claim.near("x", 0.04237215195, 0.04237225195, within=1e-8)
     assert not claim.holds
-    assert claim.published != claim.here
+    assert claim.expected != claim.here
 
 
 def test_finished_parts_are_kept_and_come_back_as_they_were(tmp_path: Path) -> None:
@@ -103,10 +106,53 @@ def test_finished_parts_are_kept_and_come_back_as_they_were(tmp_path: Path) -> N
     assert any("there already" in line for line in told)
     run_study(STUDY, folder=tmp_path, fresh=True)
     assert names() == ["first", "second"] * 2
-    run_study(STUDY, folder=tmp_path, size=4)  # other settings: nothing fits
-    assert names() == ["first", "second"] * 3
+    run_study(STUDY, folder=tmp_path, size=4)  # the first part reads it, the second does not
+    assert names() == ["first", "second"] * 2 + ["first"]
+    run_study(STUDY, folder=tmp_path)  # what was there before is there still
+    run_study(STUDY, folder=tmp_path, rate=0.1)  # nobody reads it
+    assert names() == ["first", "second"] * 2 + ["first"]
     run_study(STUDY)
-    assert names() == ["first", "second"] * 4
+    assert names() == [*["first", "second"] * 2, "first", "first", "second"]
+
+
+def test_other_code_makes_other_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_study(STUDY, folder=tmp_path)
+    monkeypatch.setattr(study, "_code", lambda: "0" * 64)
+    run_study(STUDY, folder=tmp_path)
+    assert names() == ["first", "second"] * 2
+
+
+def test_parts_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    def made(holds: bool):
+        def part(settings: Settings, folder: Path) -> Part:
+            return Part("Part", (Claim.that("it holds", holds),), ())
+
+        return part
+
+    twins = Study("twins", "t", "s", "a", {"quick": Settings()}, (made(True), made(False)))
+    for _ in range(2):
+        assert [claim.holds for claim in run_study(twins, folder=tmp_path).claims] == [True, False]
+
+
+def test_a_search_that_was_stopped_makes_no_part(tmp_path: Path) -> None:
+    """Searches end early on Ctrl-C and say so; what a part makes of that is not kept."""
+    pressed = []
+
+    def searching(settings: Settings, folder: Path) -> Part:
+        pressed.append(settings.size)
+        if len(pressed) == 1:
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        return Part("Part", (Claim.that("it holds", True),), ())
+
+    one = Study("one", "t", "s", "a", {"quick": Settings()}, (searching,))
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(one, folder=tmp_path)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert not list(tmp_path.rglob("*.json"))
+    assert run_study(one, folder=tmp_path).holds
+    assert len(pressed) == 2
 
 
 def test_an_interrupted_study_goes_on(tmp_path: Path) -> None:
@@ -121,7 +167,7 @@ def test_an_interrupted_study_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["", "{", '{"key": 1}', '{"a record of": "Part"}'])
 def test_a_damaged_part_is_computed_anew(tmp_path: Path, damage: str) -> None:
     run_study(STUDY, folder=tmp_path)
-    (file,) = tmp_path.rglob("first.json")
+    (file,) = tmp_path.rglob("1-first-*.json")
     file.write_text(damage)
     run_study(STUDY, folder=tmp_path)
     assert names() == ["first", "second", "first"]
@@ -139,7 +185,7 @@ def test_settings_are_read_as_what_they_replace() -> None:
     for preset, change, message in (
         ("other", {}, "the presets are quick, full"),
         ("quick", {"width": 1}, "no setting 'width'; it has size"),
-        ("quick", {"size": "large"}, "the setting size is like 3; cannot read 'large'"),
+        ("quick", {"size": "large"}, r"the setting size is like 3 \(int\); cannot read 'large'"),
     ):
         with pytest.raises(InvalidInputError, match=message):
             STUDY.settings(preset, change)
@@ -195,6 +241,8 @@ def test_the_command_exits_by_the_claims(tmp_path: Path, monkeypatch: pytest.Mon
         (("small", "--set", "depth=3"), "no setting 'depth'"),
         (("small", "--preset", "huge"), "the presets are quick, full"),
         (("--all", "--set", "size=3"), "settings belong to one study"),
+        (("small", "--all"), "--all means every study"),
+        (("--fresh",), "say which study"),
     ):
         code, text = call(*words)
         assert code == 2

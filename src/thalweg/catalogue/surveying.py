@@ -19,7 +19,7 @@ from thalweg.catalogue.workers import InThisProcess, Packed, Search, Task, own_p
 from thalweg.foundation import InvalidInputError, RunControl, parse_duration, progress_bar
 from thalweg.objectives import Objective
 from thalweg.objectives.convert import find_risk
-from thalweg.solvers import Method, Resolver
+from thalweg.solvers import Method, Resolver, Status
 from thalweg.solvers.minimize import as_method
 
 __all__ = ["default_batch_size", "survey"]
@@ -217,7 +217,8 @@ class _Driver:
         """Cancel what still flies, and keep what came back in the meantime unless something failed."""
         for future in [future for future in self.flying if not future.cancel()]:
             if self.stopped and future.done() and not future.cancelled() and future.exception() is None:
-                self._take(future)
+                with suppress(KeyboardInterrupt):
+                    self._take(future)
 
     def _fill(self, pool: Executor, tasks: Iterator[tuple[int, Task]]) -> bool:
         """Submit until enough is in flight; False where nothing is left at all."""
@@ -259,6 +260,8 @@ class _Driver:
                 ) from error
             self.again.append((number, task))
             return True
+        if Status.INTERRUPTED in batch.solution.statuses:
+            raise KeyboardInterrupt  # within a search in this process: its seeds are searched again another time
         self.catalogue.add_batch(self.survey, number, batch)
         return False
 

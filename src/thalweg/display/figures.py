@@ -136,6 +136,11 @@ class Figure:
             raise InvalidInputError(f"the figure {title!r} mixes categories and positions on its horizontal axis")
         if self.categories and ground is not None:
             raise InvalidInputError(f"the figure {title!r} has categories, beneath which there is no ground")
+        for axis, places in ((x, ground.x), (y, ground.y)) if ground is not None else ():
+            if axis.scale == "log" and places[0] < SMALLEST:
+                raise InvalidInputError(
+                    f"the figure {title!r} has ground at {places[0]:g}, where a log scale has no place"
+                )
         if self.categories and x.scale != "linear":
             raise InvalidInputError(f"the figure {title!r} has categories, which have no {x.scale} scale")
 

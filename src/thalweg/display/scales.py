@@ -99,14 +99,14 @@ def place_x(figure: Figure) -> Placing:
     values = [float(x) for one in figure.series for x in one.x if not isinstance(x, str)]
     edges = [float(x) + side * one.width / 2 for one in figure.series if one.width for x in one.x for side in (-1, 1)]
     if figure.ground is not None:
-        return _around(figure.x, figure.ground.x, values)
+        return _around(figure.x, figure.ground.x, [*values, *_marks(figure, "x")])
     return _place(figure.x, [*values, *edges, *_marks(figure, "x")], zero=False)
 
 
 def place_y(figure: Figure) -> Placing:
     """The vertical axis of a figure; zero is in sight where bars or stems stand on it."""
     if figure.ground is not None:
-        return _around(figure.y, figure.ground.y, [y for one in figure.series for y in one.y])
+        return _around(figure.y, figure.ground.y, [*_marks(figure, "y"), *(y for one in figure.series for y in one.y)])
     ends = []
     for one in figure.series:
         errors: Sequence[float] = one.error or [0.0] * len(one.y)
@@ -117,8 +117,9 @@ def place_y(figure: Figure) -> Placing:
 
 
 def _around(axis: Axis, ground: Sequence[float], values: Sequence[float]) -> Placing:
-    """An axis whose ends are those of the ground, so that no margin stays blank; what lies beyond is drawn there."""
-    return Placing(axis, ground[0], ground[-1], _threshold(axis, [*ground, *values]))
+    """An axis that ends with the ground, so that no margin stays blank, or with data that lie beyond it."""
+    every = [value for value in (*ground, *values) if axis.scale != "log" or value >= SMALLEST]
+    return Placing(axis, min(every), max(every), _threshold(axis, every))
 
 
 def _marks(figure: Figure, axis: str) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -49,7 +50,7 @@ class Surface:
         """All heights, as `level` has them."""
         return tuple(tuple(self.level(height) for height in row) for row in self.heights)
 
-    @property
+    @cached_property
     def span(self) -> tuple[float, float]:
         """Lowest and highest level."""
         found = [level for row in self.levels for level in row if math.isfinite(level)]
@@ -85,6 +86,10 @@ def surface(name: str, x: Any, y: Any, heights: Any, scale: Literal["linear", "l
     for what in (across, up):
         if len(what) < 2 or not all(a < b for a, b in pairwise(what)):
             raise InvalidInputError(f"the surface {name!r} needs two or more ascending positions each way")
+        if not math.isfinite(what[0]) or not math.isfinite(what[-1]):
+            raise InvalidInputError(f"the surface {name!r} has positions that are not finite")
+    if scale not in ("linear", "log"):
+        raise InvalidInputError(f"the colours of a surface are 'linear' or 'log', got {scale!r}")
     made = Surface(name, tuple(map(float, across)), tuple(map(float, up)), tuple(rows), scale)
     if not any(math.isfinite(level) for row in made.levels for level in row):
         raise InvalidInputError(f"the surface {name!r} has no height that can be drawn")

@@ -95,8 +95,8 @@ class _Canvas:
         ground = self.figure.ground
         if ground is None:
             return
-        edges_x = [LEFT, *(_between(map(self.across, ground.x))), WIDTH - RIGHT]
-        edges_y = [HEIGHT - BOTTOM, *(_between(map(self.up, ground.y))), TOP]
+        across, up = list(map(self.across, ground.x)), list(map(self.up, ground.y))
+        edges_x, edges_y = [across[0], *_between(across), across[-1]], [up[0], *_between(up), up[-1]]
         for (low, high), row in zip(pairwise(edges_y), ground.heights, strict=True):
             for (left, right), height in zip(pairwise(edges_x), row, strict=True):
                 # a little wider than they are: no seams between them

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from thalweg.display import format_number
@@ -17,7 +16,8 @@ class Claim:
 
     Attributes:
         text: the statement.
-        published: the paper's figure, in words; empty where it gives none.
+        expected: the paper's figure, or one found independently of this library; empty where there is none. The study
+            says whose it is.
         here: ours.
         tolerance: how far the two may differ.
         holds: whether they agree.
@@ -28,7 +28,7 @@ class Claim:
     """
 
     text: str
-    published: str
+    expected: str
     here: str
     tolerance: str
     holds: bool
@@ -36,35 +36,38 @@ class Claim:
 
     @staticmethod
     def near(
-        text: str, published: float, here: float, *, within: float, relative: bool = False, note: str = ""
+        text: str, expected: float, here: float, *, within: float, relative: bool = False, note: str = ""
     ) -> Claim:
-        """Two numbers differ by no more than `within`, of the published one where `relative`."""
-        bound = within * abs(published) if relative else within
-        digits = _digits(published, bound)
+        """Two numbers differ by no more than `within`, of the expected one where `relative`."""
+        bound = within * abs(expected) if relative else within
+        digits = _digits(expected, bound)
         told = f"{100 * within:.3g} %" if relative else f"{within:.0e}"
-        holds = math.isfinite(here) and abs(here - published) <= bound
-        return Claim(text, format_number(published, digits), format_number(here, digits), told, holds, note)
+        holds = math.isfinite(here) and abs(here - expected) <= bound
+        return Claim(text, format_number(expected, digits), format_number(here, digits), told, holds, note)
 
     @staticmethod
     def between(
-        text: str, here: float, low: float, high: float, *, published: str = "", unit: str = "", note: str = ""
+        text: str, here: float, low: float, high: float, *, expected: str = "", unit: str = "", note: str = ""
     ) -> Claim:
         """A number lies in an interval, whose ends belong to it."""
         ends = [format_number(low) if math.isfinite(low) else "", format_number(high) if math.isfinite(high) else ""]
         told = f"{ends[0]} to {ends[1]}" if all(ends) else (f"at most {ends[1]}" if ends[1] else f"at least {ends[0]}")
         unit = f" {unit}" if unit else ""
-        return Claim(text, published, f"{format_number(here)}{unit}", told + unit, low <= here <= high, note)
+        return Claim(text, expected, f"{format_number(here)}{unit}", told + unit, low <= here <= high, note)
 
     @staticmethod
-    def rising(text: str, here: Sequence[float], *, published: str = "", unit: str = "", note: str = "") -> Claim:
-        """Numbers of which the last is larger than the first, and none much smaller than the one before."""
-        told = " / ".join(format_number(one, 3) for one in here) + (f" {unit}" if unit else "")
-        return Claim(text, published, told, "last above first", here[-1] > here[0], note)
+    def larger(
+        text: str, here: float, than: float, error: float, *, expected: str = "", unit: str = "", note: str = ""
+    ) -> Claim:
+        """One number is larger than another by more than 1.64 standard errors of their difference: one chance in 20."""
+        told = f"{format_number(here, 3)} against {format_number(than, 3)}" + (f" {unit}" if unit else "")
+        bound = 1.64 * error
+        return Claim(text, expected, told, f"by {format_number(bound, 2)} or more", here - than > bound, note)
 
     @staticmethod
-    def that(text: str, holds: bool, *, published: str = "", here: str = "", note: str = "") -> Claim:
+    def that(text: str, holds: bool, *, expected: str = "", here: str = "", note: str = "") -> Claim:
         """Something is so, or is not."""
-        return Claim(text, published, here or ("yes" if holds else "no"), "", bool(holds), note)
+        return Claim(text, expected, here or ("yes" if holds else "no"), "", bool(holds), note)
 
 
 def _digits(value: float, bound: float) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -31,30 +33,37 @@ _KINDS = {
 _KIND = "a record of"
 
 
-def keep(place: Path, key: str, part: Part) -> None:
-    """Write a part under a key, whole or not at all.
+def keep(place: Path, code: str, read: Mapping[str, Any], part: Part) -> None:
+    """Write a part with the code that computed it and the settings that it read, whole or not at all.
 
     Raises:
         InvalidInputError: if it cannot be written.
     """
-    write_text_atomically(place, json.dumps({"key": key, "part": _encoded(part)}))
+    found = {"code": code, "settings": _told(read), "part": _encoded(part)}
+    write_text_atomically(place, json.dumps(found))
 
 
-def kept(place: Path, key: str) -> Part | None:
-    """The part that was written under this key; None where there is none, or not a whole one."""
+def kept(place: Path, code: str, settings: Any) -> Part | None:
+    """The part in a file, if this code made it with these settings; None where it did not, or the file is damaged."""
     try:
         found = json.loads(place.read_text(encoding="utf-8"))
-        if found["key"] != key:
+        same = {name: getattr(settings, name) for name in found["settings"]}
+        if found["code"] != code or found["settings"] != _told(same):
             return None
         part = _decoded(found["part"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None  # computed anew
-    return part if isinstance(part, Part) else None
+    whole = isinstance(part, Part) and all(isinstance(claim, Claim) for claim in part.claims)
+    return part if whole and isinstance(part.seconds, float) else None
+
+
+def _told(settings: Mapping[str, Any]) -> dict[str, str]:
+    return {name: repr(value) for name, value in settings.items()}
 
 
 def _encoded(value: Any) -> Any:
     if type(value) in _KINDS.values():
-        return {_KIND: type(value).__name__, **{name: _encoded(one) for name, one in vars(value).items()}}
+        return {_KIND: type(value).__name__, **{one.name: _encoded(getattr(value, one.name)) for one in fields(value)}}
     if isinstance(value, list | tuple):
         return [_encoded(one) for one in value]
     return value.item() if hasattr(value, "item") else value
@@ -64,6 +73,6 @@ def _decoded(value: Any) -> Any:
     if isinstance(value, list):
         return tuple(_decoded(one) for one in value)
     if isinstance(value, dict):
-        fields = {name: _decoded(one) for name, one in value.items() if name != _KIND}
-        return _KINDS[value[_KIND]](**fields)
+        told = {name: _decoded(one) for name, one in value.items() if name != _KIND}
+        return _KINDS[value[_KIND]](**told)
     return value

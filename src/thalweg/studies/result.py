@@ -38,12 +38,14 @@ class Part:
         claims: what was held against the paper.
         items: what a reader sees, in order.
         seconds: how long it took.
+        machine: what it ran on.
     """
 
     title: str
     claims: tuple[Claim, ...]
     items: tuple[Paragraph | Figure | Table, ...]
     seconds: float = 0.0
+    machine: str = ""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,6 @@ class StudyResult:
         preset: ``"quick"`` or ``"full"``; with changes named.
         settings: all of them, by name.
         parts: in order.
-        machine: what it ran on.
     """
 
     name: str
@@ -68,7 +69,6 @@ class StudyResult:
     preset: str
     settings: Mapping[str, Any] = field(repr=False)
     parts: tuple[Part, ...] = field(repr=False)
-    machine: str = field(repr=False)
 
     @property
     def claims(self) -> tuple[Claim, ...]:
@@ -107,7 +107,7 @@ class StudyResult:
             shown = [item for item in part.items if figures or not isinstance(item, Figure)]
             claims = [_claims(part.claims)] if part.claims else []
             sections.append(Section(part.title, [*claims, *_notes(part.claims), *shown]))
-        sections.append(Section("How it was run", [Facts(dict(self.settings) | {"machine": self.machine})]))
+        sections.append(Section("How it was run", [Facts(dict(self.settings) | self._machines())]))
         return Report(
             self.title,
             sections,
@@ -118,6 +118,9 @@ class StudyResult:
             ],
             footer=f"Study {self.name}, {self.preset}, {format_duration(self.seconds)}.",
         )
+
+    def _machines(self) -> dict[str, str]:
+        return {"machine": "; ".join(dict.fromkeys(part.machine for part in self.parts if part.machine))}
 
     def save(self, folder: str | PathLike[str]) -> Path:
         """Write ``NAME.html``, ``NAME.json`` and the tables as CSV in ``NAME/``; the page's path.
@@ -151,8 +154,8 @@ def make_folder(folder: Path) -> None:
 
 
 def _claims(claims: tuple[Claim, ...]) -> Table:
-    rows = [("✓" if one.holds else "✗", one.text, one.published, one.here, one.tolerance) for one in claims]
-    return Table(["", "claim", "published", "here", "tolerance"], rows)
+    rows = [("✓" if one.holds else "✗", one.text, one.expected, one.here, one.tolerance) for one in claims]
+    return Table(["", "claim", "expected", "here", "tolerance"], rows)
 
 
 def _notes(claims: tuple[Claim, ...]) -> list[Paragraph]:

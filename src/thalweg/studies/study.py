@@ -6,14 +6,17 @@ import hashlib
 import inspect
 import os
 import platform
+import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 import typing
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
-from importlib.metadata import version
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,64 +81,129 @@ def run_study(
     Args:
         study: which.
         preset: ``"quick"`` or ``"full"``.
-        folder: where finished parts and surveys are kept; with the same settings and version they are not computed
-            again. None keeps nothing.
-        fresh: compute all parts anew.
+        folder: where finished parts and surveys are kept; with the same code and the same settings, those that a part
+            reads, they are not computed again. None keeps nothing.
+        fresh: compute all parts anew, surveys too.
         say: told what happens.
         changes: settings that differ from the preset's.
 
     Raises:
         InvalidInputError: for a preset or setting that is not there, or a folder that cannot be written.
+        KeyboardInterrupt: on Ctrl-C; parts that are finished are kept.
     """
     settings = study.settings(preset, changes)
-    say = say or (lambda _: None)
+    say, code = say or (lambda _: None), _code()
     with tempfile.TemporaryDirectory() if folder is None else nullcontext(str(folder)) as place:
+        own = Path(place) / study.name / ".parts" / code[:12]
+        if fresh:
+            shutil.rmtree(own, ignore_errors=True)
         parts = []
         for number, compute in enumerate(study.parts, 1):
-            name = compute.__name__.strip("_")
-            own = Path(place) / study.name / ".parts" / preset
-            file, key = own / f"{name}.json", _key(compute, settings)
-            part = None if fresh else kept(file, key)
-            told = f"{study.name}, part {number} of {len(study.parts)}: {name.replace('_', ' ')}"
+            label = str(getattr(compute, "__name__", "part")).strip("_")
+            told = f"{study.name}, part {number} of {len(study.parts)}: {label.replace('_', ' ')}"
+            there = sorted(own.glob(f"{number}-*.json"))
+            mine = f"{code} {_source(compute)}"
+            part = next((one for file in there if (one := kept(file, mine, settings)) is not None), None)
             if part is None:
                 say(f"{told} ...")
-                begun = time.perf_counter()
                 make_folder(own)
-                part = replace(compute(settings, own), seconds=time.perf_counter() - begun)
-                keep(file, key, part)
+                part, read = _computed(compute, settings, own)
+                keep(own / f"{number}-{label}-{_digest(repr(sorted(read.items())))[:8]}.json", mine, read, part)
                 say(f"{told}: {format_duration(part.seconds)}")
             else:
                 say(f"{told}: there already ({format_duration(part.seconds)})")
             parts.append(part)
     changed = "".join(f", {name} = {value}" for name, value in changes.items())
-    return StudyResult(
-        study.name,
-        study.title,
-        study.source,
-        study.about,
-        f"preset {preset}{changed}",
-        asdict(settings),
-        tuple(parts),
-        _machine(),
-    )
+    told = f"preset {preset}{changed}"
+    return StudyResult(study.name, study.title, study.source, study.about, told, asdict(settings), tuple(parts))
 
 
-def _key(compute: Callable[..., Part], settings: Any) -> str:
-    """Changes whenever the settings, the library or the part's own code do."""
-    source = inspect.getsource(sys.modules[compute.__module__])
-    return hashlib.sha256(f"{version('thalweg')}\n{settings!r}\n{source}".encode()).hexdigest()
+class _Watched:
+    """Settings that remember which of them were read: a part is computed anew only where one of those changes."""
+
+    def __init__(self, settings: Any) -> None:
+        self._settings = settings
+        self._seen: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._settings, name)
+        self._seen[name] = value
+        return value
+
+
+def _computed(compute: Callable[[Any, Path], Part], settings: Any, folder: Path) -> tuple[Part, dict[str, Any]]:
+    """A part, and the settings that it read.
+
+    Raises:
+        KeyboardInterrupt: where that was asked for. Searches inside end early then and say so, and what is made of
+            them is no part.
+    """
+    watched, begun = _Watched(settings), time.perf_counter()
+    with _told_of_interrupts() as asked:
+        part = compute(watched, folder)
+    if asked:
+        raise KeyboardInterrupt
+    return replace(part, seconds=time.perf_counter() - begun, machine=_machine()), watched._seen
+
+
+@contextmanager
+def _told_of_interrupts() -> Iterator[list[int]]:
+    """A list that is not empty once Ctrl-C was pressed; in the main thread, which alone is told."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: Any) -> None:
+        asked.append(number)
+        if callable(before):
+            before(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@cache
+def _code() -> str:
+    """Of the library and torch: changes with any of their sources."""
+    import torch
+
+    root = Path(__file__).parents[1]
+    texts = [path.read_bytes() for path in sorted(root.rglob("*.py"))]
+    return hashlib.sha256(torch.__version__.encode() + b"".join(texts)).hexdigest()
+
+
+def _source(compute: Callable[..., Part]) -> str:
+    """Of a part, which need not be the library's."""
+    try:
+        return _digest(inspect.getsource(sys.modules[compute.__module__]))
+    except (OSError, TypeError, AttributeError, KeyError):
+        return repr(compute)  # typed at a prompt: known by its name and place in memory
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _read(name: str, value: Any, old: Any) -> Any:
     if not isinstance(value, str) or isinstance(old, str):
         return value
+    if isinstance(old, bool):
+        if value.lower() not in ("true", "false"):
+            raise InvalidInputError(f"the setting {name} is true or false; cannot read {value!r}")
+        return value.lower() == "true"
     try:
         if isinstance(old, tuple):
             kind = type(old[0]) if old else str
             return tuple(kind(one) for one in value.split(",") if one.strip())
         return typing.cast(Callable[[str], Any], type(old))(value)
     except ValueError:
-        raise InvalidInputError(f"the setting {name} is like {old!r}; cannot read {value!r}") from None
+        wanted = "numbers with commas between" if isinstance(old, tuple) else type(old).__name__
+        raise InvalidInputError(f"the setting {name} is like {old!r} ({wanted}); cannot read {value!r}") from None
 
 
 def _machine() -> str:

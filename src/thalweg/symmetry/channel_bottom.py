@@ -48,13 +48,14 @@ def channel_bottom(
     held = restrict(form, free, torch.zeros_like(entry.inner[0]))
     found = find_critical_point(held, held.embed(entry.inner[0]), progress=False)
     end = held.project(found.theta)
-    report = report_end(form, end, torch.ones(len(merging.sizes), dtype=torch.bool, device=end.device))
-    value = float(form.value(end))
-    kind, told = _kind(report)
-    if found.status is not Status.CONVERGED:
-        kind, told = ChannelEnd.UNRESOLVED, f"{found.status.value}. {found.message}"
-    where = f"{named(layer, entry.pick.groups)}, at infinity"
-    message = f"{where}: the loss is {value:.10g}, h = {figures(report.h)}; {told}"
+    value, where = float(form.value(end)), f"{named(layer, entry.pick.groups)}, at infinity"
+    report = None
+    if found.status is Status.CONVERGED:
+        report = report_end(form, end, torch.ones(len(merging.sizes), dtype=torch.bool, device=end.device))
+        kind, told = _kind(report)
+        message = f"{where}: the loss is {value:.10g}, h = {figures(report.h)}; {told}"
+    else:
+        kind, message = ChannelEnd.UNRESOLVED, f"{where}: {found.status.value}. {found.message}"
     return Channel(
         end=kind,
         value=value,
@@ -62,14 +63,14 @@ def channel_bottom(
         layer=layer,
         groups=entry.pick.groups,
         epsilon=half_distances(merging, entry.inner, space)[0],
-        h=report.h,
+        h=torch.full((len(merging.sizes),), torch.nan).to(end) if report is None else report.h,
         theta=end,
         objective=form,
         ground=entry.ground,
-        undecided=report.level,
+        undecided=-1 if report is None else report.level,
         entered_at=float(form.value(entry.inner[0])),
         message=message[:1].upper() + message[1:],
-        way_out=report.way_out if kind is ChannelEnd.SADDLE else None,
+        way_out=report.way_out if report is not None and kind is ChannelEnd.SADDLE else None,
     )
 
 

@@ -137,13 +137,13 @@ class ChannelSearch:
 
     def _end_of(self, number: int, found: Solution, closed: Tensor, stays: bool) -> Channel:
         name, value, entered = self._name(number), float(found.value), float(self.entered[number])
+        if found.status is not Status.CONVERGED or not stays:
+            why = "it opens again from there." if not stays else f"{found.status.value}. {found.message}"
+            told = f"{name} closes, but its end is no minimum: {why}"
+            return self._channel(number, ChannelEnd.UNRESOLVED, found, told)
         report = report_end(self.form, found.theta, closed)
         reason = ""
-        if found.status is not Status.CONVERGED:
-            reason = f"{found.status.value}. {found.message}"
-        elif not stays:
-            reason = "it opens again from there."
-        elif report.falls or report.negative:
+        if report.falls or report.negative:
             reason = f"the loss falls from there, h = {figures(report.h)}, {report.negative} negative curvatures."
         elif not bool(torch.isfinite(report.h[closed]).all()):
             reason = "nothing pulls it open there."

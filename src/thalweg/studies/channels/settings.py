@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from thalweg.foundation import InvalidInputError
+
 __all__ = ["FULL", "QUICK", "Settings"]
+
+LEAST = {
+    "steps": 1000,
+    "runs": 1,
+    "sobol_starts": 2,
+    "sobol_samples": 10,
+    "targets": 1,
+    "seeds": 1,
+    "samples": 10,
+    "workers": 0,
+}
+MOST = {"step_sizes": 0.5, "roughness": math.inf, "widths": 16, "inputs": 64, "units": 64}
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,20 @@ class Settings:
     seeds: int
     samples: int
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise InvalidInputError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        if not 1e5 < self.longest < math.inf:
+            raise InvalidInputError(f"longest must be a time beyond 1e5, got {self.longest!r}")
+        for name, most in MOST.items():
+            values = getattr(self, name)
+            if not isinstance(values, tuple) or not values or not all(0 < value <= most for value in values):
+                raise InvalidInputError(f"{name} must be one or more numbers above 0, at most {most:g}; got {values!r}")
+        if len(self.roughness) < 2:
+            raise InvalidInputError(f"roughness must have two values or more to compare, got {self.roughness!r}")
 
 
 QUICK = Settings(
