@@ -315,6 +315,27 @@ def test_a_point_whose_loss_is_not_that_of_the_bottom_stays_what_it_is(
     assert channel_resolver(risk, theta[None], search) == [None]
 
 
+@pytest.mark.parametrize(
+    "theta",
+    [
+        [-0.48187991569955685, 0.4583172591300501, -0.48187953524444976, 0.4583170331489848, -0.4818801600391887,
+         0.4583174042631403, 832484.9224598496, -1662723.3122093645, 830238.2362654655],
+        [0.33046959445478413, -0.29011637985532446, 0.3304696597396051, -0.29011640929424687, 0.3304696658894616,
+         -0.2901164120674026, 7987046.205256715, -4431585.50133783, -3555460.6394741517],
+    ],
+)  # fmt: skip
+def test_three_units_that_have_merged_are_no_minimum(theta: list[float]) -> None:
+    """Where flow ended on the grid problem: at levels of two units, which three can leave; rounding hides which way."""
+    risk = grid(3)
+    point = torch.tensor(theta, dtype=torch.float64)
+    assert tw.minimize(risk, point).status is Status.CONVERGED
+    found = tw.minimize(risk, point, resolver=channel_resolver)
+    assert found.status is Status.CHANNEL
+    assert float(found.limit) < float(found.value) - 0.1
+    levels = (0.2972469531, 0.3473777837, 0.4149464754, 0.5239122559, 0.5469880777, 0.5524833777)
+    assert min(abs(float(found.limit) - level) for level in levels) < 1e-9
+
+
 # -- what is no channel ------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from thalweg.objectives import EmpiricalRisk, Objective, as_theta
 from thalweg.solvers import LimitPoint, Resolution, Resolved, Solution, Status
 from thalweg.solvers.local import measure_rounding
 from thalweg.solvers.watch import watched
-from thalweg.symmetry.channel_coordinates import merging_of
+from thalweg.symmetry.channel_coordinates import merging_of, pair_numbers
 from thalweg.symmetry.channel_ends import Channel, ChannelEnd
 from thalweg.symmetry.channel_entry import checked_pick, one_point, with_negated, with_signs
 from thalweg.symmetry.channel_ground import Ground, ground_of
@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 _ROUNDS = 5
+_HIDDEN = 1e-4
+"""Relative distance of two units whose fourth power is below machine precision."""
 _SOME = 256
 """Samples looked at to see which units are hard."""
 
@@ -115,14 +117,19 @@ def channel_resolver(objective: Objective, theta: Float[Tensor, "k P"], found: S
     except NotApplicableError:
         return answers
     for row, end in zip(rows, ends, strict=True):
-        if found.statuses[row] is Status.CONVERGED and not _at_bottom(objective, theta[row], end):
-            continue
+        status = found.statuses[row]
+        if status is Status.CONVERGED:
+            excess, noise = float(found.value.reshape(-1)[row]) - end.value, _noise(objective, theta[row])
+            if not _at_bottom(excess, noise, end):
+                if excess <= noise or not _hidden(objective, theta[row]):
+                    continue
+                status = Status.STALLED  # rounding hid the slope
         if end.end in (ChannelEnd.MINIMUM, ChannelEnd.DEGENERATE):
             answers[row] = Resolved(Status.CHANNEL, f"{end.end.value}: {end.message}", end=end.limit_point())
         elif end.end is ChannelEnd.FINITE:
-            answers[row] = Resolved(found.statuses[row], end.message, theta=end.theta)
+            answers[row] = Resolved(status, end.message, theta=end.theta)
         else:
-            answers[row] = found.statuses[row], f"{found.messages[row]} Unresolved: {end.message}"
+            answers[row] = status, f"{found.messages[row]} Unresolved: {end.message}"
     return answers
 
 
@@ -154,7 +161,7 @@ def limit_objective(objective: Objective, end: LimitPoint) -> EmpiricalRisk:
     return found
 
 
-def _at_bottom(objective: Objective, theta: Float[Tensor, " P"], end: Channel) -> bool:
+def _at_bottom(excess: float, noise: float, end: Channel) -> bool:
     """Whether a search that seemed to have converged stands at the bottom of a channel, not yet at its end.
 
     There the loss lies above its limit by what the expansion at the end says. Deep inside rounding hides that; then the
@@ -162,13 +169,33 @@ def _at_bottom(objective: Objective, theta: Float[Tensor, " P"], end: Channel) -
     """
     if end.end not in (ChannelEnd.MINIMUM, ChannelEnd.DEGENERATE):
         return False
-    here = objective.evaluate(theta, 1)
-    assert here.gradient is not None
-    noise = float(measure_rounding(objective, theta[None], here.value.reshape(1), here.gradient[None]).value)
-    excess, rise = float(here.value) - end.value, end.rise
     if excess <= noise and end.end is not ChannelEnd.MINIMUM:
         return False
-    return rise / 4 - noise <= excess <= 2 * rise + noise
+    return end.rise / 4 - noise <= excess <= 2 * end.rise + noise
+
+
+def _hidden(objective: Objective, theta: Float[Tensor, " P"]) -> bool:
+    """Whether two units with opposed output weights are so near each other that rounding hides slope and curvature.
+
+    Along a channel the slope falls like the third power of their relative distance and the curvature like the fourth,
+    while rounding grows with the largest curvature, like its inverse square.
+    """
+    ground = ground_of(objective)
+    for one in likely_channels(objective, theta):
+        if len(one.units) > 1 and one.layer in ground.layers:
+            i, j = torch.tensor(one.units[:1]), torch.tensor(one.units[-1:])
+            negated = (one.units[0] in one.negated) != (one.units[-1] in one.negated)
+            numbers = pair_numbers(ground.network, one.layer, theta[None], i, j, negated=negated)
+            if float(numbers.epsilon) < _HIDDEN * float(numbers.middle.norm()):
+                return True
+    return False
+
+
+def _noise(objective: Objective, theta: Float[Tensor, " P"]) -> float:
+    """Of the loss, by rounding."""
+    here = objective.evaluate(theta, 1)
+    assert here.gradient is not None
+    return float(measure_rounding(objective, theta[None], here.value.reshape(1), here.gradient[None]).value)
 
 
 def likely_channels(objective: Objective, theta: Float[Tensor, " P"]) -> list[Candidate]:
