@@ -6,20 +6,16 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from channel_cases import Field, erf, grid, toy
+from channel_cases import Field, grid, toy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import thalweg as tw
 from thalweg.foundation import InvalidInputError, NotApplicableError
+from thalweg.studies.channels.problems import Erf
 from thalweg.symmetry import Duplication, Signs, duplicate
 from thalweg.tangent import inertia
-
-
-class Erf(nn.Module):
-    def forward(self, z: Tensor) -> Tensor:
-        return erf(z)
 
 
 def one_unit() -> tuple[tw.EmpiricalRisk, Tensor]:
