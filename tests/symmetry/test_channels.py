@@ -438,7 +438,7 @@ def test_linear_networks_have_no_channels() -> None:
     x = torch.randn(20, 1, generator=generator, dtype=torch.float64)
     model = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 1)).double()
     risk = tw.EmpiricalRisk(model, nn.MSELoss(), x, x + 0.1 * torch.randn(20, 1, generator=generator).double())
-    starts = random_starts(risk.space, 6, 0)
+    starts = random_starts(risk.space, 3, 0)
     for found in resolve_channels(risk, starts):
         assert found.end not in (ChannelEnd.MINIMUM, ChannelEnd.DEGENERATE)
     assert tw.minimize(risk, starts, resolver=channel_resolver).statuses == tw.minimize(risk, starts).statuses
