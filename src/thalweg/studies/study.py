@@ -114,8 +114,8 @@ def run_study(
                 say(f"{told}: there already ({format_duration(part.seconds)})")
             parts.append(part)
     changed = "".join(f", {name} = {value}" for name, value in changes.items())
-    told = f"preset {preset}{changed}"
-    return StudyResult(study.name, study.title, study.source, study.about, told, asdict(settings), tuple(parts))
+    how = f"preset {preset}{changed}"
+    return StudyResult(study.name, study.title, study.source, study.about, how, asdict(settings), tuple(parts))
 
 
 class _Watched:
@@ -150,10 +150,10 @@ def _computed(compute: Callable[[Any, Path], Part], settings: Any, folder: Path)
 def _told_of_interrupts() -> Iterator[list[int]]:
     """A list that is not empty once Ctrl-C was pressed; in the main thread, which alone is told."""
     asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is None:  # None: not Python's to change
         yield asked
         return
-    before = signal.getsignal(signal.SIGINT)
 
     def note(number: int, frame: Any) -> None:
         asked.append(number)

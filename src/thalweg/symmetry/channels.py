@@ -182,7 +182,7 @@ def _hidden(objective: Objective, theta: Float[Tensor, " P"]) -> bool:
     """
     ground = ground_of(objective)
     for one in likely_channels(objective, theta):
-        if len(one.units) > 1 and one.layer in ground.layers:
+        if len(one.units) > 1:
             i, j = torch.tensor(one.units[:1]), torch.tensor(one.units[-1:])
             negated = (one.units[0] in one.negated) != (one.units[-1] in one.negated)
             numbers = pair_numbers(ground.network, one.layer, theta[None], i, j, negated=negated)

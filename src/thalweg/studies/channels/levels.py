@@ -44,16 +44,17 @@ def levels(settings: Settings, folder: Path) -> Part:
     finite: list[tuple[int, float]] = []
     infinite: list[tuple[int, float]] = []
     shares: dict[str, list[float]] = {"finite minimum": [], "copies of a unit": [], "at infinity": [], "unresolved": []}
+    storage = folder / f"levels-{settings.runs}.db"
     for width in settings.widths:
         found = survey(
             grid(width),
             settings.runs * 2**width,
-            storage=folder / f"levels-{settings.runs}.db",
+            storage=storage,
             resolver=channel_resolver,
             workers=settings.workers,
         )
         table = found.levels
-        copies = _copies(found, folder / f"levels-{settings.runs}.db", width)
+        copies = _copies(found, storage, width)
         ended, count = found.runs["point"].notna(), len(found.runs)
         at_infinity = int(table.loc[table["kind"].str.contains(_AT_INFINITY), "runs"].sum())
         away = int((~ended).sum())
@@ -96,14 +97,14 @@ def _level_claims(width: int, table: pd.DataFrame) -> list[Claim]:
 
 
 def _copies(found: Survey, storage: Path, width: int) -> int:
-    """Runs that ended at finite points with two units alike."""
+    """Runs that ended at finite points with two units alike, whatever their output weights."""
     if width < 2:
         return 0
     count = 0
     with Catalogue(storage, create=False) as catalogue:
+        known = catalogue.points().set_index("point")
         for number, runs in found.runs["point"].dropna().astype(int).value_counts().items():
-            one = catalogue.points().set_index("point").loc[number]
-            if one["at_infinity"]:
+            if known.loc[number, "at_infinity"]:
                 continue
             w = catalogue.theta(int(number))[: 2 * width].view(width, 2)
             apart = torch.pdist(w)
